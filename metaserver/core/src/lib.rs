@@ -1,0 +1,1 @@
+//! The metadata state machine: shards, namespace, extents, allocation

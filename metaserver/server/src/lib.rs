@@ -1,0 +1,1 @@
+//! The metadata server: log and channels around the core

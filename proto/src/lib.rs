@@ -1,0 +1,1 @@
+//! Gannet's wire protocol: messages, limits and session state machines

@@ -1,0 +1,1 @@
+//! The provider a daemon was configured with, as one enum.

@@ -1,0 +1,122 @@
+//! Addresses of fabric end points, written as URIs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Longest path of a unix socket that the kernel takes, bytes (108 with the closing NUL).
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Where an end point listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `shm:///path/of/socket`: processes on one machine, set up over a unix socket.
+    Shm(PathBuf),
+}
+
+/// A text that is no usable address; the message names the part and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Not of the form `scheme://...`.
+    #[error("address {0:?} has no scheme: write it as shm:///absolute/path/of/socket")]
+    NoScheme(String),
+    /// A scheme that this build does not know.
+    #[error("address {text:?} has the unknown scheme {scheme:?}: this build knows shm")]
+    UnknownScheme {
+        /// The whole text.
+        text: String,
+        /// Its scheme.
+        scheme: String,
+    },
+    /// `shm://` without an absolute path.
+    #[error("address {0:?} needs an absolute path: shm:///absolute/path/of/socket")]
+    RelativePath(String),
+    /// The socket's path is longer than the kernel takes.
+    #[error(
+        "address {text:?} has a path of {len_bytes} bytes: a unix socket's has at most {UNIX_PATH_BYTES_MAX}"
+    )]
+    PathTooLong {
+        /// The whole text.
+        text: String,
+        /// The path's length.
+        len_bytes: usize,
+    },
+    /// A NUL byte in the path.
+    #[error("address {0:?} has a NUL byte")]
+    Nul(String),
+}
+
+impl Address {
+    /// An address of the shm fabric.
+    ///
+    /// # Errors
+    /// `RelativePath`, `PathTooLong` or `Nul`.
+    pub fn shm(path: impl AsRef<Path>) -> Result<Address, AddressError> {
+        let path = path.as_ref();
+        let text = || format!("shm://{}", path.display());
+        let len_bytes = path.as_os_str().len();
+        if !path.is_absolute() {
+            return Err(AddressError::RelativePath(text()));
+        }
+        if len_bytes > UNIX_PATH_BYTES_MAX {
+            return Err(AddressError::PathTooLong { text: text(), len_bytes });
+        }
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            return Err(AddressError::Nul(text()));
+        }
+        Ok(Address::Shm(path.to_path_buf()))
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(AddressError::NoScheme(text.to_owned()));
+        };
+        match scheme {
+            "shm" => Address::shm(rest),
+            _ => Err(AddressError::UnknownScheme {
+                text: text.to_owned(),
+                scheme: scheme.to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Shm(path) => write!(f, "shm://{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_a_round_trip() {
+        let text = "shm:///run/gannet/meta.sock";
+        assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn bad_addresses_name_the_remedy() {
+        let long = format!("shm:///{}", "x".repeat(200));
+        for (text, hint) in [
+            ("/run/gannet.sock", "no scheme"),
+            ("", "no scheme"),
+            ("rdma://host:1", "unknown scheme \"rdma\""),
+            ("shm://relative/path", "absolute path"),
+            ("shm://", "absolute path"),
+            (long.as_str(), "at most 107"),
+            ("shm:///a\0b", "NUL"),
+        ] {
+            let message = text.parse::<Address>().unwrap_err().to_string();
+            assert!(message.contains(hint), "{text:?}: {message}");
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! RDMA semantics behind one trait, and the providers of it.
+//!
+//! [`Fabric`] is the smallest set that reliable-connected RDMA gives: connections, messages with
+//! credits, one-sided reads and writes of memory that the peer registered, completions in batches.
+//! A value belongs to one reactor. Nothing above the trait may assume that remote memory is
+//! passive: with some providers the peer has to poll for a one-sided operation to progress.
+//!
+//! What every provider guarantees, and the conformance suite checks:
+//! - on one connection, operations take effect in the order of posting: a message posted after a
+//!   write arrives after the written bytes are visible;
+//! - an operation owns its memory until its completion is polled; a refused post gives it back;
+//! - every posted read and write completes exactly once, if need be with an error when the
+//!   connection breaks; after [`Event::Disconnected`] of a connection nothing more of it completes;
+//! - a key works on the connection it was registered on only, inside its range and rights only;
+//!   an operation that violates this moves no byte;
+//! - a full queue refuses and nothing is lost.
+
+pub mod address;
+pub mod any;
+pub mod shm;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use gannet_runtime::memory::{Mapping, Memory, Slice};
+use gannet_runtime::time::Time;
+
+pub use address::{Address, AddressError};
+
+/// Longest message of the small class, bytes.
+pub const SMALL_MESSAGE_BYTES: usize = 256;
+/// Longest message of the large class, bytes; the longest message at all.
+pub const LARGE_MESSAGE_BYTES: usize = 8192;
+
+/// A connection of one fabric value. Never reused within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId {
+    /// Position in the provider's table; small, so that users can index tables by it.
+    pub index: u32,
+    /// Tells successive users of one position apart.
+    pub generation: u32,
+}
+
+/// Names a registered range to the peer, as an rkey does. Unique over all connections of the
+/// registering fabric value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u32);
+
+/// What a peer may do with a registered range. Nothing else of it is checked by the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The peer may read it.
+    pub remote_read: bool,
+    /// The peer may write it.
+    pub remote_write: bool,
+}
+
+impl Access {
+    /// Both directions.
+    pub const READ_WRITE: Access = Access { remote_read: true, remote_write: true };
+}
+
+/// A registered range, as the peer has to name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Address of the range's first byte.
+    pub address: u64,
+    /// Key of the range.
+    pub key: Key,
+}
+
+/// A range of the peer's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteSlice {
+    /// Address of the first byte: the registration's address plus an offset.
+    pub address: u64,
+    /// Key of the registration.
+    pub key: Key,
+    /// Length in bytes.
+    pub len_bytes: u32,
+}
+
+/// A one-sided operation: `remote.len_bytes` bytes between `memory[offset..]` and `remote`.
+#[derive(Debug)]
+pub struct Transfer {
+    /// Returned with the completion.
+    pub token: u64,
+    /// Local memory, owned by the operation until its completion.
+    pub memory: Memory,
+    /// Where in `memory` the local range starts, bytes.
+    pub offset: usize,
+    /// The peer's range.
+    pub remote: RemoteSlice,
+}
+
+/// Why a post was refused. The operation did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostError {
+    /// No credit or no queue entry is free; try again after the next poll.
+    #[error("the queue of the connection is full")]
+    Full,
+    /// The connection is not established (any more).
+    #[error("the connection is not established")]
+    NotConnected,
+    /// A message is longer than its class, or a transfer leaves its local memory.
+    #[error("the message or range is longer than the limit")]
+    TooLong,
+}
+
+/// A refused transfer, given back.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub error: PostError,
+    /// The operation with its memory.
+    pub transfer: Transfer,
+}
+
+/// How a transfer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferStatus {
+    /// All bytes moved. For a write: they are placed in the peer's memory.
+    Done,
+    /// The key, range or rights were refused; no byte moved.
+    AccessRefused,
+    /// The connection broke; how many bytes moved is unknown.
+    ConnectionLost,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DisconnectReason {
+    /// This side asked for it.
+    #[error("closed by this side")]
+    Local,
+    /// The peer closed it in order.
+    #[error("closed by the peer")]
+    Remote,
+    /// The peer died or became unreachable.
+    #[error("the peer is gone")]
+    PeerLost,
+    /// Nobody listens at the address.
+    #[error("nobody listens at the address")]
+    Unreachable,
+    /// The peer did not speak this provider's protocol, or broke its rules.
+    #[error("the peer violated the protocol")]
+    Protocol,
+    /// The peer may not connect (other user, not on the list of trusted hosts).
+    #[error("the peer is not trusted")]
+    NotTrusted,
+}
+
+/// What is known about a peer without asking it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerIdentity {
+    /// A process on this machine, by its credentials.
+    Local {
+        /// Process id.
+        pid: u32,
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+    /// A peer known by its network address.
+    Network(String),
+}
+
+/// One completion or notice. Messages lie in the [`Events`] that returned the event.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer connected to a listening address; the connection is usable.
+    Accepted {
+        /// The new connection.
+        connection: ConnectionId,
+        /// Who it is.
+        peer: PeerIdentity,
+    },
+    /// A connection asked for with [`Fabric::connect`] is usable.
+    Connected {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// A connection ended, or could not be made. The last event of the connection; all its
+    /// transfers have completed before.
+    Disconnected {
+        /// The connection.
+        connection: ConnectionId,
+        /// Why.
+        reason: DisconnectReason,
+    },
+    /// A message arrived; its receive entry is already posted again.
+    Message {
+        /// Where from.
+        connection: ConnectionId,
+        /// The bytes: see [`Events::message`].
+        bytes: MessageRef,
+    },
+    /// A registration is usable by the peer.
+    Registered {
+        /// On which connection.
+        connection: ConnectionId,
+        /// Which key.
+        key: Key,
+    },
+    /// A registration is gone: nothing reaches the memory through it any more.
+    Deregistered {
+        /// On which connection.
+        connection: ConnectionId,
+        /// Which key.
+        key: Key,
+    },
+    /// A read or write completed; its memory is back.
+    Transferred {
+        /// On which connection.
+        connection: ConnectionId,
+        /// The transfer's token.
+        token: u64,
+        /// The transfer's memory.
+        memory: Memory,
+        /// How it ended.
+        status: TransferStatus,
+    },
+}
+
+/// Where in an [`Events`] a message lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageRef {
+    start: u32,
+    len: u32,
+}
+
+/// A reusable batch of events with the messages' bytes. Polling appends; the user takes events out
+/// with [`Events::pop`] and reads messages, then clears.
+#[derive(Debug, Default)]
+pub struct Events {
+    list: std::collections::VecDeque<Event>,
+    bytes: Vec<u8>,
+}
+
+impl Events {
+    /// A batch with room for `events` events and `bytes` message bytes before it allocates.
+    #[must_use]
+    pub fn with_capacity(events: usize, bytes: usize) -> Events {
+        Events {
+            list: std::collections::VecDeque::with_capacity(events),
+            bytes: Vec::with_capacity(bytes),
+        }
+    }
+
+    /// For providers: appends an event that is not a message.
+    pub fn push(&mut self, event: Event) {
+        self.list.push_back(event);
+    }
+
+    /// For providers: appends a message of `len_bytes` that `fill` writes.
+    pub fn push_message(
+        &mut self,
+        connection: ConnectionId,
+        len_bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) {
+        let start = self.bytes.len();
+        self.bytes.resize(start + len_bytes, 0);
+        fill(&mut self.bytes[start..]);
+        let bytes = MessageRef { start: start as u32, len: len_bytes as u32 };
+        self.list.push_back(Event::Message { connection, bytes });
+    }
+
+    /// Takes the oldest event.
+    pub fn pop(&mut self) -> Option<Event> {
+        self.list.pop_front()
+    }
+
+    /// The bytes of a message of this batch.
+    #[must_use]
+    pub fn message(&self, message: MessageRef) -> &[u8] {
+        &self.bytes[message.start as usize..(message.start + message.len) as usize]
+    }
+
+    /// Number of events not yet taken.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether no event is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Forgets all events and messages, keeping the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+    }
+}
+
+/// Properties in which providers differ and which users may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// [`Fabric::map`] can hand out local views of remote memory.
+    pub maps_remote_memory: bool,
+    /// Ending a connection takes the peer's access to memory registered on it away at once. Where
+    /// it does not, the owner replaces the pages ([`Mapping::replace_pages`]).
+    pub disconnect_revokes_access: bool,
+}
+
+/// What can go wrong when a connection, a listener or a registration is set up.
+#[derive(Debug, thiserror::Error)]
+pub enum FabricError {
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried, with the name of the thing.
+        what: String,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The address is of another fabric, or cannot be used for this.
+    #[error("{0}")]
+    Address(String),
+    /// A bound is reached.
+    #[error("{what}: at most {limit}")]
+    Limit {
+        /// Of what there are too many.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// The connection is not established (any more).
+    #[error("the connection is not established")]
+    NotConnected,
+    /// The memory cannot be shared over this fabric.
+    #[error("the memory cannot be registered: {0}")]
+    Memory(&'static str),
+}
+
+/// An RDMA-like fabric, seen by one reactor.
+pub trait Fabric {
+    /// What this provider can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Accepts connections at `at` from now on.
+    ///
+    /// # Errors
+    /// `System` when the address is taken or not permitted, `Address` when it is not of this kind.
+    fn listen(&mut self, at: &Address) -> Result<(), FabricError>;
+
+    /// Starts to connect. [`Event::Connected`] or [`Event::Disconnected`] follows.
+    ///
+    /// # Errors
+    /// `Limit` when the table of connections is full, `Address` when it is not of this kind.
+    /// That nobody listens is told by [`Event::Disconnected`].
+    fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError>;
+
+    /// Ends a connection; [`Event::Disconnected`] follows once its transfers have completed.
+    /// Messages already posted are still delivered if the peer lives. No-op when it has ended.
+    fn disconnect(&mut self, connection: ConnectionId);
+
+    /// Who is at the other end; `None` when the connection has ended.
+    fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity>;
+
+    /// Lets the peer of `connection` reach `memory`. [`Event::Registered`] follows when the peer
+    /// can; the key must not be used before. Ends with the connection.
+    ///
+    /// # Errors
+    /// `Memory` when it is not shareable, `Limit` when too many ranges are registered,
+    /// `NotConnected`.
+    fn register(
+        &mut self,
+        connection: ConnectionId,
+        memory: &Arc<Mapping>,
+        access: Access,
+    ) -> Result<Registration, FabricError>;
+
+    /// Takes a registration back. [`Event::Deregistered`] (or the connection's end) follows when
+    /// nothing can reach the memory through it and no operation of the peer on it is under way.
+    fn deregister(&mut self, connection: ConnectionId, key: Key);
+
+    /// Posts a message. The bytes are copied; the message leaves at the next [`Fabric::flush`].
+    ///
+    /// # Errors
+    /// `Full` without a credit of the message's size class, `TooLong` above
+    /// [`LARGE_MESSAGE_BYTES`], `NotConnected`.
+    fn send(&mut self, connection: ConnectionId, message: &[u8]) -> Result<(), PostError>;
+
+    /// Posts a write of local bytes to the peer's memory.
+    ///
+    /// # Errors
+    /// `Full`, `NotConnected`, `TooLong`, each with the transfer. A bad key or range is no refusal:
+    /// it completes with `AccessRefused`.
+    fn write(&mut self, connection: ConnectionId, transfer: Transfer) -> Result<(), Refused>;
+
+    /// Posts a read of the peer's memory into local memory. Errors as for `write`.
+    ///
+    /// # Errors
+    /// As for [`Fabric::write`].
+    fn read(&mut self, connection: ConnectionId, transfer: Transfer) -> Result<(), Refused>;
+
+    /// A local view of the peer's memory, for block I/O straight into or out of it; `None` when
+    /// the provider has none or the key, range or right is refused. While the view lives, the
+    /// peer's deregistration waits.
+    fn map(
+        &mut self,
+        connection: ConnectionId,
+        remote: RemoteSlice,
+        access: Access,
+    ) -> Option<Slice>;
+
+    /// Makes everything posted visible to the peers and wakes those that sleep: one doorbell per
+    /// connection. Call once per turn, after all posts.
+    fn flush(&mut self);
+
+    /// Appends what happened since the last call. Bounded work; never blocks.
+    fn poll(&mut self, now: Time, events: &mut Events);
+
+    /// Asks the peers to signal [`Fabric::wake_descriptors`] from now on. The caller polls once
+    /// more before it sleeps.
+    fn arm(&mut self);
+
+    /// Takes back `arm`.
+    fn disarm(&mut self);
+
+    /// Calls `visit` with each descriptor that becomes readable when there is something to poll.
+    fn wake_descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>));
+}

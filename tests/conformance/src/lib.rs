@@ -1,0 +1,1 @@
+//! Conformance suites: every fabric provider, and the claims

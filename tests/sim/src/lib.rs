@@ -1,0 +1,1 @@
+//! A whole Gannet cluster in one thread and virtual time, with faults
