@@ -7,11 +7,17 @@
 //! Durability: a write with [`Durability::Durable`], or a write followed by a completed
 //! [`Disk::sync`] of its file, survives a crash of the machine. Until then any subset of its
 //! sectors may survive.
+//!
+//! Files are opened with a lock that outlives the process as long as its I/O does: see [`lock`].
 
 pub mod any;
 pub mod lock;
+pub mod open;
 pub mod ram;
 pub mod uring;
+
+mod range;
+mod ready;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -58,7 +64,8 @@ pub enum SubmitError {
     /// The submission queue is full; try again after the next poll.
     #[error("the disk's queue is full")]
     Full,
-    /// The range leaves the file or its memory, is empty, or is not aligned to blocks.
+    /// The range leaves the file or its memory, is empty, or is not aligned to blocks. A file that
+    /// is not open has no range.
     #[error("the range is outside the file or its memory, or not aligned to blocks")]
     Range,
 }

@@ -17,6 +17,7 @@
 
 pub mod address;
 pub mod any;
+pub mod arena;
 pub mod shm;
 
 use std::io;

@@ -2,9 +2,21 @@
 //! drives them, and bounded rings between reactors.
 //!
 //! A reactor owns everything that its pollers change; nothing here is shared between reactors but
-//! the rings and the wake-up flags.
+//! the rings, the wake-up flags, the stop flag and the counters.
 
+#[cfg(feature = "counting-allocator")]
+pub mod counting_allocator;
+pub mod deadlines;
+pub mod eventfd;
+pub mod idle;
 pub mod memory;
 pub mod poller;
 pub mod pool;
+pub mod reactor;
+pub mod ring;
+mod sleep;
+pub mod spawn;
+pub mod stats;
+pub mod stop;
 pub mod time;
+pub mod wake;

@@ -91,7 +91,7 @@ impl Mapping {
             return Err(invalid_data("a peer's memory is not sealed against shrinking"));
         }
         let actual = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
-        if len_bytes == 0 || actual != len_bytes as u64 || len_bytes % PAGE_BYTES != 0 {
+        if len_bytes == 0 || actual != len_bytes as u64 || !len_bytes.is_multiple_of(PAGE_BYTES) {
             return Err(invalid_data("a peer's memory has not the length that the peer stated"));
         }
         let raw = MmapOptions::new().len(len_bytes).map_raw(&file)?;
@@ -115,7 +115,11 @@ impl Mapping {
         keep_content: bool,
     ) -> io::Result<Arc<Mapping>> {
         let inside = offset.checked_add(len_bytes).is_some_and(|end| end <= self.len());
-        if !inside || len_bytes == 0 || offset % PAGE_BYTES != 0 || len_bytes % PAGE_BYTES != 0 {
+        if !inside
+            || len_bytes == 0
+            || !offset.is_multiple_of(PAGE_BYTES)
+            || !len_bytes.is_multiple_of(PAGE_BYTES)
+        {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "only whole pages inside the mapping can be replaced",
@@ -376,6 +380,7 @@ fn invalid_data(message: &'static str) -> io::Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

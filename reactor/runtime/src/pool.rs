@@ -128,6 +128,7 @@ impl std::fmt::Debug for Buffer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
