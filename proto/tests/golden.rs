@@ -1,0 +1,256 @@
+//! Golden bytes: what the first version put on the wire, so that no later one reads it differently.
+//! And hostile bytes: whatever arrives, the decoders answer with a value or an error.
+
+#![allow(clippy::unwrap_used)]
+
+use gannet_proto::control::{Grant, Notice, Retired, RetiredRange, TargetHello, grant_operation};
+use gannet_proto::data::{Arrival, DataHello, Trailer};
+use gannet_proto::handshake::Hello;
+use gannet_proto::operations::{
+    BufferRef, HostHello, NameRequest, Read, RequestHeader, Write, io_flags, name_operation,
+};
+use gannet_proto::packet::{DecodeError, Frames, Message, PacketFull, PacketWriter};
+use gannet_proto::{Handle, Inode, ShardId};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32, U64};
+
+fn header() -> RequestHeader {
+    RequestHeader {
+        shard: U16::new(0x0102),
+        slot: U16::new(0x0304),
+        attempt: U32::new(0x0506_0708),
+        sequence: U64::new(0x090a_0b0c_0d0e_0f10),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn encoded<T: Message>(message: &T, tail: &[&[u8]]) -> String {
+    let mut packet = PacketWriter::new();
+    packet.push(message, tail).unwrap();
+    hex(packet.bytes())
+}
+
+const HEADER: &str = "0201040308070605100f0e0d0c0b0a09";
+
+#[test]
+fn a_hello_and_a_host() {
+    assert_eq!(
+        encoded(&Hello::current(), &[]),
+        "300001000000000047414e4e45540001010001000000000000000000000000000000000000000000\
+         0000000000000000"
+            .replace([' ', '\n'], "")
+    );
+    let host = HostHello {
+        session: U64::new(0x1122_3344_5566_7788),
+        instance: U64::new(1),
+        host: U64::new(2),
+        slots: U16::new(64),
+        reserved: [0; 14],
+    };
+    let rest = "0100000000000000 0200000000000000 4000 0000000000000000000000000000";
+    let expected = format!("3000100000000000 8877665544332211 {rest}").replace(' ', "");
+    assert_eq!(encoded(&host, &[]), expected);
+}
+
+#[test]
+fn requests() {
+    let handle = Handle::new(Inode::new(ShardId(5), 0x77));
+    let read = Read {
+        header: header(),
+        handle,
+        offset: U64::new(0x1000),
+        length: U32::new(0x2000),
+        flags: U16::new(io_flags::COMPLETE_BY_METASERVER),
+        buffers: U16::new(1),
+        buffer: BufferRef { region: U32::new(9), reserved: U32::ZERO, offset: U64::new(0x3000) },
+        ..Read::default()
+    };
+    let body = format!(
+        "{HEADER} 7700000000000500 00000000 00000000 0010000000000000 00200000 0100 0100 \
+         09000000 00000000 0030000000000000 00000000 00000000"
+    )
+    .replace(' ', "");
+    assert_eq!(encoded(&read, &[]), format!("5000230000000000{body}"));
+    let write = Write {
+        header: read.header,
+        handle: read.handle,
+        offset: read.offset,
+        length: read.length,
+        flags: read.flags,
+        buffers: read.buffers,
+        buffer: read.buffer,
+        ..Write::default()
+    };
+    assert_eq!(encoded(&write, &[]), format!("5000240000000000{body}"));
+
+    let rename = NameRequest {
+        header: header(),
+        parent: handle,
+        to_parent: Handle::new(Inode::ROOT),
+        operation: U16::new(name_operation::RENAME),
+        name_bytes: U16::new(1),
+        to_name_bytes: U16::new(2),
+        mode: U32::new(0o644),
+        uid: U32::new(1),
+        gid: U32::new(2),
+        ..NameRequest::default()
+    };
+    let expected = format!(
+        "5b00200000000000 {HEADER} 7700000000000500 0000000000000000 0100000000000000 \
+         0000000000000000 0600 0100 0200 0000 00000000 a4010000 01000000 02000000 00000000 \
+         00000000 616263"
+    )
+    .replace(' ', "");
+    assert_eq!(encoded(&rename, &[b"a", b"bc"]), expected);
+}
+
+#[test]
+fn grants_and_what_comes_back() {
+    let trailer = Trailer {
+        request: header(),
+        part: U16::new(1),
+        parts: U16::new(2),
+        total_bytes: U32::new(0x2000),
+        end_of_file: 1,
+        reserved: [0; 7],
+    };
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(trailer.as_bytes());
+    let grant = Grant {
+        term: U64::new(1),
+        number: U64::new(2),
+        session: U64::new(3),
+        epoch: U64::new(4),
+        store: U32::new(5),
+        generation: U32::new(6),
+        operation: grant_operation::WRITE,
+        flags: 1,
+        shard: U16::new(7),
+        offset: U32::new(8),
+        block: U64::new(9),
+        length: U32::new(10),
+        valid: U32::new(9),
+        host_address: U64::new(11),
+        host_key: U32::new(12),
+        crc32c: U32::ZERO,
+        head_block: U64::new(13),
+        tail_block: U64::new(u64::MAX),
+        head_valid: U32::new(14),
+        tail_valid: U32::new(15),
+        trailer: bytes,
+        reserved: U64::ZERO,
+    };
+    let trailer_hex = format!("{HEADER} 0100 0200 00200000 01 00000000000000");
+    let expected = format!(
+        "9800680000000000 0100000000000000 0200000000000000 0300000000000000 0400000000000000 \
+         05000000 06000000 02 01 0700 08000000 0900000000000000 0a000000 09000000 \
+         0b00000000000000 0c000000 00000000 0d00000000000000 ffffffffffffffff 0e000000 0f000000 \
+         {trailer_hex} 0000000000000000"
+    )
+    .replace(' ', "");
+    assert_eq!(encoded(&grant, &[]), expected);
+
+    let arrival = Arrival { length: U32::new(0x1000), trailer, ..Arrival::default() };
+    let expected = format!("3800820000000000 00000000 00100000 00000000 00000000 {trailer_hex}");
+    assert_eq!(encoded(&arrival, &[]), expected.replace(' ', ""));
+
+    let notice = Notice { term: U64::new(1), number: U64::new(2), ..Notice::default() };
+    let expected =
+        "2800690000000000 0100000000000000 0200000000000000 00000000000000000000000000000000";
+    assert_eq!(encoded(&notice, &[]), expected.replace(' ', ""));
+
+    let retired = Retired {
+        term: U64::new(1),
+        cumulative: U64::new(2),
+        ranges: U16::new(1),
+        reserved: [0; 6],
+    };
+    let range = RetiredRange { first: U64::new(4), last: U64::new(5) };
+    let expected = "30006a0000000000 0100000000000000 0200000000000000 0100 000000000000 \
+                    0400000000000000 0500000000000000";
+    assert_eq!(encoded(&retired, &[range.as_bytes()]), expected.replace(' ', ""));
+}
+
+/// Reads a frame as every message in turn, with its checks.
+fn read_as_everything(packet: &[u8]) -> usize {
+    let mut read = 0;
+    for frame in Frames::new(packet) {
+        let Ok(frame) = frame else { break };
+        let mut note = |ok: bool| read += usize::from(ok);
+        note(frame.read::<Hello>().is_ok_and(|(m, tail)| m.check(tail).is_ok()));
+        note(frame.read::<Read>().is_ok_and(|(m, _)| m.check().is_ok()));
+        note(frame.read::<Write>().is_ok_and(|(m, _)| m.check().is_ok()));
+        note(frame.read::<NameRequest>().is_ok_and(|(m, tail)| m.names(tail).is_ok()));
+        note(frame.read::<Grant>().is_ok_and(|(m, _)| m.check().is_ok()));
+        note(frame.read::<Arrival>().is_ok_and(|(m, _)| m.check().is_ok()));
+        note(frame.read::<DataHello>().is_ok());
+        note(frame.read::<TargetHello>().is_ok());
+    }
+    read
+}
+
+#[test]
+fn truncated_frames_are_refused_at_every_length() {
+    let read =
+        Read { header: header(), length: U32::new(1), buffers: U16::new(1), ..Read::default() };
+    let mut packet = PacketWriter::new();
+    packet.push(&read, &[]).unwrap();
+    let bytes = packet.bytes();
+    for len in 1..bytes.len() {
+        let outcome: Result<Vec<_>, _> = Frames::new(&bytes[..len]).collect();
+        let expected = match len {
+            0..8 => DecodeError::TruncatedHeader,
+            _ => DecodeError::FrameLength { kind: 0x23, claimed: 80, available: len },
+        };
+        assert_eq!(outcome.unwrap_err(), expected);
+        // The same with a header that fits the shorter body.
+        let mut short = bytes[..len].to_vec();
+        if len >= 8 {
+            short[..2].copy_from_slice(&(len as u16).to_le_bytes());
+            let frame = Frames::new(&short).next().unwrap().unwrap();
+            let name = "Read";
+            assert_eq!(
+                frame.read::<Read>().unwrap_err(),
+                DecodeError::TooShort { name, len_bytes: len - 8 }
+            );
+        }
+    }
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut readable = 0;
+    for _ in 0..20_000 {
+        let len = (next() % 400) as usize;
+        let mut bytes: Vec<u8> = (0..len).map(|_| next() as u8).collect();
+        if len > 8 && next() % 4 != 0 {
+            bytes[..2].copy_from_slice(&(len as u16).to_le_bytes());
+        }
+        readable += read_as_everything(&bytes);
+    }
+    assert!(readable > 1000, "the inputs must get past the frame header: {readable}");
+}
+
+#[test]
+fn full_packets_refuse_and_stay_as_they_are() {
+    let mut packet = PacketWriter::new();
+    let mut frames = 0;
+    while packet.push(&Notice::default(), &[]).is_ok() {
+        frames += 1;
+    }
+    let before = packet.bytes().to_vec();
+    assert_eq!(packet.push(&Notice::default(), &[]), Err(PacketFull));
+    assert_eq!((packet.bytes(), packet.frames()), (&before[..], frames));
+    assert_eq!(Frames::new(packet.bytes()).count(), frames);
+    assert_eq!(PacketWriter::new().push(&Notice::default(), &[&[0; 9000]]), Err(PacketFull));
+}
