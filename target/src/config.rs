@@ -94,7 +94,7 @@ impl Default for Timing {
             handshake_timeout: Duration::from_secs(5),
             reconnect_delay_min: Duration::from_millis(10),
             reconnect_delay_max: Duration::from_secs(1),
-            resend_delay: Duration::from_micros(500),
+            resend_delay: Duration::from_millis(5),
         }
     }
 }

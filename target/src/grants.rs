@@ -71,8 +71,6 @@ pub(crate) struct Ended {
     pub(crate) status: Status,
     pub(crate) channel: u16,
     pub(crate) session: u32,
-    /// Something may have been posted for it.
-    pub(crate) begun: bool,
     /// The channel is still the one that it came on.
     pub(crate) channel_is_current: bool,
     /// The session is still the one that it was queued for.
@@ -132,8 +130,7 @@ impl Grants {
     /// Makes room for `channels` channels with `grants` grants that have not ended in all, beside
     /// those that are there now.
     pub(crate) fn reserve(&mut self, channels: usize, grants: u32) {
-        let channel =
-            Channel { era: 0, begun: 0, begun_before: 0, places: vec![NONE; GRANTS_MAX] };
+        let channel = Channel { era: 0, begun: 0, begun_before: 0, places: vec![NONE; GRANTS_MAX] };
         if self.channels.len() < channels {
             self.channels.resize(channels, channel);
         }
@@ -268,7 +265,6 @@ impl Grants {
             status,
             channel: entry.channel,
             session: entry.session,
-            begun: entry.begun,
             channel_is_current,
             session_is_current,
             session_drained,
@@ -344,6 +340,12 @@ impl Grants {
         self.sessions[session as usize].begun
     }
 
+    /// Whether no grant of a session is left.
+    pub(crate) fn is_idle(&self, session: u32) -> bool {
+        let session = &self.sessions[session as usize];
+        session.begun == 0 && session.begun_before == 0 && session.head == NONE
+    }
+
     /// Whether nothing of a session's earlier eras is under way.
     pub(crate) fn session_is_drained(&self, session: u32) -> bool {
         self.sessions[session as usize].begun_before == 0
@@ -394,3 +396,7 @@ fn count_down(current: bool, begun: &mut u32, begun_before: &mut u32) -> bool {
     *begun_before -= 1;
     *begun_before == 0
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -43,4 +43,4 @@ mod slab;
 pub use config::TargetConfig;
 pub use stats::Stats;
 pub use store::{OpenStore, StoreError, StoreKind, StoreSpec, format_store, open_store};
-pub use target::{Target, TargetError};
+pub use target::{ReactorCounters, Target, TargetError};

@@ -144,9 +144,9 @@ impl Edges {
         let end = end_in_block(grant);
         let head = piece.start == 0 && offset > 0;
         let tail = piece.start + piece.len_bytes == length && end > 0;
-        let mut read_head = head && grant.head_block.get() != u64::MAX && grant.head_valid.get() > 0;
-        let read_tail =
-            tail && grant.tail_block.get() != u64::MAX && grant.tail_valid.get() > end;
+        let mut read_head =
+            head && grant.head_block.get() != u64::MAX && grant.head_valid.get() > 0;
+        let read_tail = tail && grant.tail_block.get() != u64::MAX && grant.tail_valid.get() > end;
         // A single block merged from a single old one is read once, as the tail.
         let one_block = offset + length <= BLOCK_BYTES;
         if read_tail && one_block && grant.head_block == grant.tail_block {

@@ -29,11 +29,11 @@ pub(crate) enum Acknowledgement {
     Closed { session: u64, epoch: u64 },
 }
 
-/// The back channel, and which connection of it, that asked.
+/// The back channel that asked. The answer is for that connection of it, not for a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asker {
     pub(crate) channel: u16,
-    pub(crate) era: u32,
+    pub(crate) connection: ConnectionId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,9 @@ struct Session {
     epoch: u64,
     ticket: Box<[u8]>,
     state: State,
-    /// When it ended, in the order of endings: the oldest gives way when the table is full.
-    ended: u64,
+    /// When it was opened or ended last, counted in such changes: the oldest gives way when the
+    /// table is full.
+    since: u64,
     owed: Vec<(Asker, Acknowledgement)>,
 }
 
@@ -76,7 +77,7 @@ const OWED_MAX: usize = 16;
 pub(crate) struct Sessions {
     table: Slab<Session>,
     by_id: FxHashMap<u64, u32>,
-    endings: u64,
+    changes: u64,
 }
 
 impl Sessions {
@@ -84,7 +85,7 @@ impl Sessions {
     pub(crate) fn new(sessions_max: u32) -> Sessions {
         let mut by_id = FxHashMap::default();
         by_id.reserve(sessions_max as usize);
-        Sessions { table: Slab::new(sessions_max), by_id, endings: 0 }
+        Sessions { table: Slab::new(sessions_max), by_id, changes: 0 }
     }
 
     /// A session of the metadata server's making: `epoch` begins, all lower ones end.
@@ -109,7 +110,7 @@ impl Sessions {
                     epoch,
                     ticket: Box::default(),
                     state: State::Draining,
-                    ended: 0,
+                    since: 0,
                     owed: Vec::new(),
                 };
                 let Ok(index) = self.table.insert(fresh) else {
@@ -120,7 +121,8 @@ impl Sessions {
             }
         };
         let Some(session) = self.table.get_mut(index) else { return Outcome::Flooded };
-        if epoch < session.epoch {
+        let passed = epoch == session.epoch && session.state == State::Closing;
+        if epoch < session.epoch || passed {
             return Outcome::Answer(ready(Status::STALE_EPOCH));
         }
         if epoch == session.epoch && matches!(session.state, State::Announced | State::Connected(_))
@@ -143,6 +145,8 @@ impl Sessions {
         session.epoch = epoch;
         session.ticket = ticket.into();
         session.state = State::Draining;
+        self.changes += 1;
+        session.since = self.changes;
         session.owe(asker, ready(Status::OK));
         Outcome::Cut { index, connection, status: Status::STALE_EPOCH }
     }
@@ -156,7 +160,8 @@ impl Sessions {
         else {
             return Outcome::Answer(closed);
         };
-        if session.epoch > epoch && session.state != State::Draining {
+        let drains = matches!(session.state, State::Draining | State::Closing);
+        if session.epoch > epoch && !drains {
             return Outcome::Answer(closed);
         }
         if session.owed.len() == OWED_MAX {
@@ -164,7 +169,7 @@ impl Sessions {
         }
         session.owe(asker, closed);
         if session.epoch > epoch {
-            // A higher epoch waits for the closed ones to drain; both are answered then.
+            // Lower epochs are on their way out already: it is answered with what waits for them.
             return Outcome::Cut { index, connection: None, status: Status::STALE_EPOCH };
         }
         let connection = session.connection();
@@ -216,8 +221,8 @@ impl Sessions {
             return false;
         }
         session.state = State::Ended;
-        self.endings += 1;
-        session.ended = self.endings;
+        self.changes += 1;
+        session.since = self.changes;
         true
     }
 
@@ -247,8 +252,8 @@ impl Sessions {
     fn forget_one(&mut self, is_idle: impl Fn(u32) -> bool) {
         let all = self.table.iter();
         let rank = |session: &Session| match session.state {
-            State::Ended => Some((0, session.ended)),
-            State::Announced => Some((1, session.epoch)),
+            State::Ended => Some((0, session.since)),
+            State::Announced => Some((1, session.since)),
             State::Draining | State::Connected(_) | State::Closing => None,
         };
         let oldest = all
@@ -287,3 +292,7 @@ fn equal_in_constant_time(ticket: &[u8], guess: &[u8]) -> bool {
     ticket.len() == guess.len()
         && ticket.iter().zip(guess).fold(0, |sum, (ours, theirs)| sum | (ours ^ theirs)) == 0
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

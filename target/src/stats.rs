@@ -14,6 +14,14 @@ macro_rules! counters {
             /// Number of counters.
             pub const COUNT: usize = [$(stringify!($name)),*].len();
 
+            /// Sets the counter of this name, if there is one.
+            pub(crate) fn set(&mut self, name: &str, value: u64) {
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    _ => {}
+                }
+            }
+
             /// Name and value of each counter.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()
@@ -87,4 +95,19 @@ counters! {
     channels_lost,
     /// Drains acknowledged.
     drains,
+    /// The thread that the data server runs on. This and the following as
+    /// [`crate::Target::set_reactor_counters`] tells, 0 without.
+    reactor_thread,
+    /// Turns of that thread.
+    reactor_turns,
+    /// Its time in turns with work.
+    reactor_busy_ns,
+    /// Its time in turns without work.
+    reactor_idle_ns,
+    /// Its time asleep.
+    reactor_sleep_ns,
+    /// Times that it slept.
+    reactor_sleeps,
+    /// Completions and messages that all its pollers handled.
+    reactor_work,
 }

@@ -213,11 +213,8 @@ mod tests {
         };
         assert_eq!(read.errno(), 110);
         assert_eq!(read.to_string(), "read of inode 0x11 at byte 4096: timed out");
-        let refused = ErrorKind::Refused {
-            status: Status::VERSION,
-            version_min: 2,
-            version_max: 3,
-        };
+        let refused =
+            ErrorKind::Refused { status: Status::VERSION, version_min: 2, version_max: 3 };
         assert!(refused.to_string().contains("speaks 2 to 3, this host 1"));
     }
 }

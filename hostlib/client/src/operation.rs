@@ -371,10 +371,6 @@ impl Operation {
         matches!(self, Operation::Read { .. })
     }
 
-    pub(crate) fn is_write(&self) -> bool {
-        matches!(self, Operation::Write { .. })
-    }
-
     pub(crate) fn buffer(&self) -> Option<&HostBuffer> {
         match self {
             Operation::Read { buffer, .. } | Operation::Write { buffer, .. } => Some(buffer),

@@ -187,9 +187,9 @@ impl ExtentMap {
 
     /// Unmaps the blocks `first .. end`.
     pub(crate) fn unmap(&mut self, first: u64, end: u64, mut freed: impl FnMut(Extent)) {
-        while let Some(extent) = self.from(first).next()
-            && extent.file_block < end
-        {
+        loop {
+            let next = self.from(first).next();
+            let Some(extent) = next.filter(|extent| extent.file_block < end) else { return };
             let cut = extent.part(extent.file_block.max(first), extent.end().min(end));
             if extent.file_block < cut.file_block {
                 let left = extent.part(extent.file_block, cut.file_block);

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "counting-allocator")]
 pub mod counting_allocator;
+pub mod copy;
 pub mod deadlines;
 pub mod eventfd;
 pub mod idle;

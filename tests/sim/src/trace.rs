@@ -91,12 +91,9 @@ mod tests {
         };
         let base = hash(&[(1, "a"), (2, "b")]);
         assert_eq!(base, hash(&[(1, "a"), (2, "b")]));
-        for other in [
-            &[(1, "a")][..],
-            &[(2, "b"), (1, "a")],
-            &[(1, "a"), (3, "b")],
-            &[(1, "a"), (2, "c")],
-        ] {
+        for other in
+            [&[(1, "a")][..], &[(2, "b"), (1, "a")], &[(1, "a"), (3, "b")], &[(1, "a"), (2, "c")]]
+        {
             assert_ne!(base, hash(other));
         }
     }

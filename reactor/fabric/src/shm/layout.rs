@@ -6,14 +6,17 @@
 //! 0                       SideWords of the connector   (128-byte lines: consumed | flags)
 //! 256                     SideWords of the acceptor
 //! 4096                    ring connector -> acceptor: `ring_slots` slots of SLOT_BYTES,
-//!                         then `large_slots` bodies of LARGE_MESSAGE_BYTES
+//!                         as many bodies of SMALL_BODY_BYTES,
+//!                         `large_slots` bodies of LARGE_MESSAGE_BYTES
 //! 4096 + ring_bytes()     ring acceptor -> connector, the same
 //! ```
 //!
-//! A slot starts with one 64-bit word that says everything about the message (position, length,
-//! kind), followed by the bytes of a small message. The producer writes the bytes, then the word
-//! with release; the consumer reads the word *once* with acquire. A large message's bytes lie in
-//! the ring's next large body, so one ring orders both classes.
+//! A slot is one cache line. It starts with one 64-bit word that says everything about the message
+//! (position, length, kind); a message of up to SLOT_BODY_BYTES follows it, so that a short one
+//! costs a single line, and a longer small one lies in the body of the same position. Slots are
+//! dense, which keeps the lines and pages that a busy ring walks through few. The producer writes the bytes, then the
+//! word with release; the consumer reads the word *once* with acquire. A large message's bytes lie
+//! in the ring's next large body, so one ring orders both classes.
 //!
 //! Everything here may be changed by a hostile peer at any moment: shared words are accessed with
 //! atomics only, each is read once per decision and bounded, and message bytes are copied out
@@ -30,11 +33,14 @@ use gannet_runtime::memory::{Mapping, PAGE_BYTES};
 
 use crate::{LARGE_MESSAGE_BYTES, SMALL_MESSAGE_BYTES};
 
-/// Bytes of one slot: a multiple of 128, so that slots of different positions never share the pair
-/// of cache lines that the prefetcher takes together.
-pub(crate) const SLOT_BYTES: usize = 384;
-/// Where a small message's bytes start in its slot.
-pub(crate) const SLOT_BODY_OFFSET: usize = size_of::<AtomicU64>();
+/// Bytes of one slot: a cache line.
+pub(crate) const SLOT_BYTES: usize = 64;
+/// Bytes of the slot's word.
+const WORD_BYTES: usize = size_of::<AtomicU64>();
+/// Longest message that lies in the slot itself.
+const SLOT_BODY_BYTES: usize = SLOT_BYTES - WORD_BYTES;
+/// Bytes set aside for a small message that does not fit into its slot.
+const SMALL_BODY_BYTES: usize = SMALL_MESSAGE_BYTES;
 /// Bytes before the rings.
 const HEADER_BYTES: usize = PAGE_BYTES;
 /// Most slots of a ring.
@@ -77,8 +83,7 @@ const _: () = assert!(align_of::<SideWords>() == 128);
 const _: () = assert!(offset_of!(SideWords, flags) == 128);
 const _: () = assert!(offset_of!(FlagsLine, closed) == 4);
 const _: () = assert!(2 * size_of::<SideWords>() <= HEADER_BYTES);
-const _: () = assert!(SLOT_BYTES.is_multiple_of(128));
-const _: () = assert!(SLOT_BODY_OFFSET + SMALL_MESSAGE_BYTES <= SLOT_BYTES);
+const _: () = assert!(SLOT_BYTES.is_multiple_of(64) && SMALL_BODY_BYTES.is_multiple_of(64));
 const _: () = assert!(LARGE_MESSAGE_BYTES.is_multiple_of(64));
 
 /// An end of a connection.
@@ -124,7 +129,7 @@ impl Geometry {
     }
 
     fn ring_bytes(self) -> usize {
-        let slots = self.ring_slots as usize * SLOT_BYTES;
+        let slots = self.ring_slots as usize * (SLOT_BYTES + SMALL_BODY_BYTES);
         let bodies = self.large_slots as usize * LARGE_MESSAGE_BYTES;
         (slots + bodies).next_multiple_of(PAGE_BYTES)
     }
@@ -187,43 +192,61 @@ impl SharedMemory {
     #[inline]
     pub(crate) fn slot_word(&self, producer: Side, position: u32) -> &AtomicU64 {
         let pointer = self.mapping.base().wrapping_add(self.slot_offset(producer, position));
-        #[allow(clippy::cast_ptr_alignment)] // Slots start at multiples of 128.
+        #[allow(clippy::cast_ptr_alignment)] // Slots start at multiples of 64.
         let word = pointer.cast::<AtomicU64>();
         // SAFETY: the position is masked to the ring, which lies in the mapping; the word is
         // aligned and an atomic.
         unsafe { &*word }
     }
 
-    /// Copies a message's bytes to where they travel.
+    /// Copies a small message's bytes to where they travel at `position`.
     #[inline]
-    pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
-        self.mapping.copy_in(offset, bytes);
+    pub(crate) fn put_small(&self, producer: Side, position: u32, bytes: &[u8]) {
+        self.mapping.copy_in(self.small_offset(producer, position, bytes.len()), bytes);
     }
 
-    /// Copies a message's bytes out; afterwards the peer cannot change them.
+    /// Copies a small message's bytes out; afterwards the peer cannot change them.
     #[inline]
-    pub(crate) fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
-        self.mapping.copy_out(offset, bytes);
+    pub(crate) fn take_small(&self, producer: Side, position: u32, bytes: &mut [u8]) {
+        self.mapping.copy_out(self.small_offset(producer, position, bytes.len()), bytes);
     }
 
-    /// Where a small message at `position` has its bytes.
-    #[inline]
-    pub(crate) fn small_body(&self, producer: Side, position: u32) -> usize {
-        self.slot_offset(producer, position) + SLOT_BODY_OFFSET
+    /// As [`SharedMemory::put_small`], for the large message number `position`.
+    pub(crate) fn put_large(&self, producer: Side, position: u32, bytes: &[u8]) {
+        self.mapping.copy_in(self.large_offset(producer, position), bytes);
     }
 
-    /// Where the large message number `position` has its bytes.
-    #[inline]
-    pub(crate) fn large_body(&self, producer: Side, position: u32) -> usize {
-        let index = (position & (self.geometry.large_slots - 1)) as usize;
-        let bodies = self.geometry.ring_slots as usize * SLOT_BYTES;
-        self.ring_offsets[producer as usize] + bodies + index * LARGE_MESSAGE_BYTES
+    /// As [`SharedMemory::take_small`], for the large message number `position`.
+    pub(crate) fn take_large(&self, producer: Side, position: u32, bytes: &mut [u8]) {
+        self.mapping.copy_out(self.large_offset(producer, position), bytes);
     }
 
     #[inline]
     fn slot_offset(&self, producer: Side, position: u32) -> usize {
         let index = (position & (self.geometry.ring_slots - 1)) as usize;
         self.ring_offsets[producer as usize] + index * SLOT_BYTES
+    }
+
+    #[inline]
+    fn small_offset(&self, producer: Side, position: u32, len_bytes: usize) -> usize {
+        if len_bytes <= SLOT_BODY_BYTES {
+            self.slot_offset(producer, position) + WORD_BYTES
+        } else {
+            self.body_offset(producer, position)
+        }
+    }
+
+    #[inline]
+    fn body_offset(&self, producer: Side, position: u32) -> usize {
+        let index = (position & (self.geometry.ring_slots - 1)) as usize;
+        let slots = self.geometry.ring_slots as usize * SLOT_BYTES;
+        self.ring_offsets[producer as usize] + slots + index * SMALL_BODY_BYTES
+    }
+
+    fn large_offset(&self, producer: Side, position: u32) -> usize {
+        let index = (position & (self.geometry.large_slots - 1)) as usize;
+        let before = self.geometry.ring_slots as usize * (SLOT_BYTES + SMALL_BODY_BYTES);
+        self.ring_offsets[producer as usize] + before + index * LARGE_MESSAGE_BYTES
     }
 }
 
@@ -259,9 +282,10 @@ mod tests {
         for producer in [Side::Connector, Side::Acceptor] {
             for position in 0..8 {
                 ranges.push((memory.slot_offset(producer, position), SLOT_BYTES));
+                ranges.push((memory.body_offset(producer, position), SMALL_BODY_BYTES));
             }
             for position in 0..4 {
-                ranges.push((memory.large_body(producer, position), LARGE_MESSAGE_BYTES));
+                ranges.push((memory.large_offset(producer, position), LARGE_MESSAGE_BYTES));
             }
         }
         ranges.sort_unstable();

@@ -30,6 +30,8 @@ pub(crate) struct Listener {
     identity: (u64, u64),
     lock_path: PathBuf,
     lock: File,
+    /// Leave the files behind.
+    abandoned: bool,
 }
 
 impl Listener {
@@ -65,9 +67,10 @@ impl Listener {
 
         let metadata = std::fs::symlink_metadata(path).map_err(|e| named("binding", e))?;
         let identity = (metadata.dev(), metadata.ino());
-        let listener = Listener { socket, path: path.to_path_buf(), identity, lock_path, lock };
+        let path = path.to_path_buf();
+        let listener = Listener { socket, path, identity, lock_path, lock, abandoned: false };
         if open_to_all {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+            std::fs::set_permissions(&listener.path, std::fs::Permissions::from_mode(0o666))
                 .map_err(|source| named("the mode of", source))?;
         }
         rustix::net::listen(&listener.socket, BACKLOG)
@@ -79,6 +82,11 @@ impl Listener {
         &self.socket
     }
 
+    /// Closes like the process's death: the files stay.
+    pub(crate) fn abandon(mut self) {
+        self.abandoned = true;
+    }
+
     /// Takes a waiting connection; `AGAIN` when there is none.
     pub(crate) fn accept(&self) -> Result<OwnedFd, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -88,6 +96,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if self.abandoned {
+            return;
+        }
         let ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
         if ours {

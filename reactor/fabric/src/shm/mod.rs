@@ -160,6 +160,17 @@ impl ShmFabric {
         self.slots.len() - self.free.len()
     }
 
+    /// Ends like the process's death: peers report [`DisconnectReason::PeerLost`], and socket
+    /// files stay behind. For tests of what follows a crash.
+    pub fn abandon(mut self) {
+        for slot in &mut self.slots {
+            slot.connection = None;
+        }
+        for listening in self.listening.drain(..) {
+            listening.listener.abandon();
+        }
+    }
+
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation != id.generation {
@@ -285,9 +296,10 @@ impl ShmFabric {
                     }
                     break;
                 }
-                Ok(Some(Received::Message { offset, len_bytes })) => {
+                Ok(Some(Received::Message(message))) => {
                     let memory = &link.memory;
-                    events.push_message(id, len_bytes, |into| memory.copy_out(offset, into));
+                    let len_bytes = message.len_bytes;
+                    events.push_message(id, len_bytes, |into| message.copy_out(memory, into));
                     *bytes = bytes.saturating_sub(len_bytes);
                 }
                 Ok(Some(Received::Kick)) => self.next_socket_check = Time::ZERO,

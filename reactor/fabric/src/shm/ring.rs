@@ -110,7 +110,7 @@ impl Sender {
                     return Err(SendError::Full);
                 }
             }
-            memory.copy_in(memory.small_body(self.side, self.tail), bytes);
+            memory.put_small(self.side, self.tail, bytes);
             self.publish(memory, Kind::Small, bytes.len());
         } else {
             if self.large_outstanding() == self.large_credits {
@@ -119,7 +119,7 @@ impl Sender {
                     return Err(SendError::Full);
                 }
             }
-            memory.copy_in(memory.large_body(self.side, self.large_tail), bytes);
+            memory.put_large(self.side, self.large_tail, bytes);
             let index = self.large_tail & (self.large_credits - 1);
             self.large_positions[index as usize] = self.tail;
             self.large_tail = self.large_tail.wrapping_add(1);
@@ -177,15 +177,32 @@ impl Sender {
 /// What the receiver found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// A message of `len_bytes` at `offset`: to be copied out before the next call.
-    Message {
-        /// For [`SharedMemory::copy_out`].
-        offset: usize,
-        /// Bounded by the message's class.
-        len_bytes: usize,
-    },
+    /// A message: [`Message::copy_out`] before the next call.
+    Message(Message),
     /// The peer sent something over the socket.
     Kick,
+}
+
+/// Where a message lies in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    producer: Side,
+    position: u32,
+    large: bool,
+    /// Bounded by the message's class.
+    pub(crate) len_bytes: usize,
+}
+
+impl Message {
+    /// Copies the message's `len_bytes` bytes out.
+    #[inline]
+    pub(crate) fn copy_out(self, memory: &SharedMemory, into: &mut [u8]) {
+        if self.large {
+            memory.take_large(self.producer, self.position, into);
+        } else {
+            memory.take_small(self.producer, self.position, into);
+        }
+    }
 }
 
 /// The consuming end of a ring.
@@ -229,14 +246,16 @@ impl Receiver {
             return Ok(None);
         }
         let len_bytes = word.len_bytes();
+        let producer = self.producer;
         let received = match word.kind() {
             Some(Kind::Small) if len_bytes <= SMALL_MESSAGE_BYTES => {
-                Received::Message { offset: memory.small_body(self.producer, self.head), len_bytes }
+                let position = self.head;
+                Received::Message(Message { producer, position, large: false, len_bytes })
             }
             Some(Kind::Large) if len_bytes <= LARGE_MESSAGE_BYTES => {
-                let offset = memory.large_body(self.producer, self.large_head);
-                self.large_head = self.large_head.wrapping_add(1);
-                Received::Message { offset, len_bytes }
+                let position = self.large_head;
+                self.large_head = position.wrapping_add(1);
+                Received::Message(Message { producer, position, large: true, len_bytes })
             }
             Some(Kind::Kick) if len_bytes == 0 => Received::Kick,
             _ => return Err(Violation),
@@ -278,9 +297,9 @@ mod tests {
 
     fn take(memory: &SharedMemory, receiver: &mut Receiver) -> Option<Vec<u8>> {
         match receiver.receive(memory).expect("no violation")? {
-            Received::Message { offset, len_bytes } => {
-                let mut bytes = vec![0; len_bytes];
-                memory.copy_out(offset, &mut bytes);
+            Received::Message(message) => {
+                let mut bytes = vec![0; message.len_bytes];
+                message.copy_out(memory, &mut bytes);
                 Some(bytes)
             }
             Received::Kick => Some(vec![0xff; 3]),

@@ -1,5 +1,7 @@
 //! How connections end: in order, by a break, by a death.
 
+use std::collections::VecDeque;
+
 use gannet_fabric::{DisconnectReason, Event, Events, TransferStatus};
 use gannet_runtime::memory::{Mapping, Memory};
 use gannet_runtime::time::Time;
@@ -99,7 +101,8 @@ impl State {
         *inbox = others;
         let Some(end) = self.end(port) else { return };
         let connection = end.connection;
-        let mine: std::collections::VecDeque<Notice> = mine;
+        let reason = if end.phase == Phase::Closing { DisconnectReason::Local } else { reason };
+        let mine: VecDeque<Notice> = mine;
         for notice in mine {
             if let Notice::Transferred(_, token, memory, status) = notice {
                 events.push(Event::Transferred { connection, token, memory, status });
@@ -175,8 +178,7 @@ impl State {
         let lands = ghost && self.random.happens(self.options.ghost_write);
         if is_shm && moves {
             let access = flight.access();
-            if let Some(region) =
-                self.end(owner).and_then(|end| end.regions.get_mut(&remote.key.0))
+            if let Some(region) = self.end(owner).and_then(|end| end.regions.get_mut(&remote.key.0))
                 && (flight.pinned || region.state == RegionState::Usable)
                 && region.grants(access)
                 && let Some(offset) = region.offset_of(remote)
@@ -223,6 +225,7 @@ impl State {
         end.phase = Phase::Ended;
         end.out_of_reach = true;
         let endpoint = end.endpoint;
+        let peer_closes = link.ends[1 - port.side].phase == Phase::Closing;
         let peer_is_gone = link.ends[1 - port.side].phase == Phase::Ended
             || link.ends[1 - port.side].endpoint.is_none();
         let closes = link.lanes[port.side].flying.iter().any(|f| matches!(f.op, Op::Close));
@@ -231,7 +234,8 @@ impl State {
         }
         if peer_is_gone {
             self.links.remove(&port.link);
-        } else if !closes {
+        } else if !closes && !peer_closes {
+            // A peer that closes too ends by itself.
             let at = self.now + self.random.delay(self.options.peer_lost_delay);
             self.come_to_end(port.other(), DisconnectReason::PeerLost, at);
         }

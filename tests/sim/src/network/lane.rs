@@ -2,13 +2,12 @@
 
 use std::hash::Hasher;
 
-use gannet_fabric::TransferStatus;
+use gannet_fabric::{DisconnectReason, TransferStatus};
 use gannet_runtime::time::Time;
 use rustc_hash::FxHasher;
 
 use super::link::{Executed, Flight, Flying, Link, Notice, Op, Phase, Port, RegionState};
 use super::state::{State, Step, Timer};
-use gannet_fabric::DisconnectReason;
 
 /// Pieces of a split transfer are multiples of this, bytes: what hardware places at once.
 const PIECE_BYTES: usize = 64;
@@ -25,8 +24,9 @@ enum Progress {
 impl State {
     /// Puts something on the lane of `port`, to take effect at `at` and after all before it.
     pub(super) fn put(&mut self, port: Port, op: Op, at: Time) {
-        let Some(lane) = self.lane(port) else { return };
-        if lane.dead {
+        let Some(link) = self.links.get_mut(&port.link) else { return };
+        let lane = &mut link.lanes[port.side];
+        if lane.dead || (link.broken && !op.is_transfer()) {
             if let Op::Transfer(flight) = op {
                 lane.lost.push(flight);
             }
@@ -218,6 +218,7 @@ impl State {
     pub(super) fn run_acks(&mut self, port: Port) {
         let is_shm = self.is_shm();
         if !is_shm && self.is_held(port.other()) {
+            self.note_held(port.other());
             return;
         }
         let now = self.now;
@@ -237,7 +238,7 @@ impl State {
         self.check_closing(port);
     }
 
-    fn note_held(&mut self, port: Port) {
+    pub(super) fn note_held(&mut self, port: Port) {
         let now = self.now;
         let timeout = self.options.partition_timeout;
         if let Some(lane) = self.lane(port)

@@ -81,6 +81,8 @@ pub(super) struct End {
     pub(super) phase: Phase,
     /// The peer's device reaches nothing of this end any more (`Model::Verbs`).
     pub(super) out_of_reach: bool,
+    /// It disconnects, and what still arrives is dropped.
+    pub(super) is_deaf: bool,
     /// The notice of the end is on its way to the user.
     pub(super) end_is_coming: bool,
     pub(super) regions: BTreeMap<u32, Region>,
@@ -99,6 +101,7 @@ impl End {
             connection,
             phase: Phase::Connecting,
             out_of_reach: false,
+            is_deaf: false,
             end_is_coming: false,
             regions: BTreeMap::new(),
             messages_out: [0; 2],

@@ -222,6 +222,9 @@ impl State {
             Timer::Ack(port) => self.run_acks(port),
             Timer::Credit(port, class) => {
                 let held = self.is_held(port.other());
+                if held {
+                    self.note_held(port.other());
+                }
                 if let Some(end) = self.end(port) {
                     if held {
                         end.credits_held[class] += 1;
@@ -305,6 +308,7 @@ impl State {
     fn hand_over(&mut self, endpoint: usize, notice: Notice, events: &mut Events) {
         let port = notice.port();
         let phase = self.phase(port);
+        let stops_listening = phase == Phase::Closing && self.random.coin();
         let Some(end) = self.end(port) else { return };
         let connection = end.connection;
         match (notice, phase) {
@@ -322,7 +326,8 @@ impl State {
             }
             (Notice::Message(_, bytes), Phase::Open | Phase::Closing) => {
                 // An end that disconnects may or may not see what arrives meanwhile.
-                if phase == Phase::Closing && self.random.coin() {
+                end.is_deaf |= stops_listening;
+                if end.is_deaf {
                     return;
                 }
                 events.push_message(connection, bytes.len(), |into| into.copy_from_slice(&bytes));
@@ -344,7 +349,8 @@ impl State {
                     self.agenda.add(at, Timer::Deliver(Notice::Registered(port.other(), key)));
                 }
             }
-            (Notice::Registered(_, key), _) => {
+            // A registration that was taken back meanwhile is not announced any more.
+            (Notice::Registered(_, key), _) if end.regions.contains_key(&key) => {
                 events.push(Event::Registered { connection, key: Key(key) });
             }
             (Notice::PeerDeregisters(_, key), _) => {
@@ -362,7 +368,13 @@ impl State {
             }
             (Notice::Ending(_, reason), _) => self.finish_end(endpoint, port, reason, events),
             // An attempt that its user gave up.
-            (Notice::Accepted(_) | Notice::Connected(_) | Notice::Message(..), _) => {}
+            (
+                Notice::Accepted(_)
+                | Notice::Connected(_)
+                | Notice::Message(..)
+                | Notice::Registered(..),
+                _,
+            ) => {}
         }
     }
 

@@ -1,0 +1,498 @@
+//! One host session: the state machines wired to a fabric.
+//!
+//! Owns everything of the session; belongs to one thread. `submit` only notes and encodes, all
+//! effects happen in [`Client::poll`]. A crash of the host program leaves nothing behind that the
+//! servers do not clean up by its lease and connections.
+//!
+//! Invariants: a buffer is in a completion only when no data server can reach it for its request;
+//! a slot is free only when the server has answered its last request; every waiting request is in
+//! exactly one queue, whose event is bound to happen or to fail it.
+
+mod connections;
+mod dispatch;
+mod encode;
+mod recovery;
+mod replies;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use gannet_fabric::arena::HostBuffer;
+use gannet_fabric::{ConnectionId, Event, Events, Fabric};
+use gannet_runtime::deadlines::Deadlines;
+use gannet_runtime::time::Time;
+
+use crate::channels::Channels;
+use crate::counters::ClientCounters;
+use crate::error::{ErrorKind, RequestError};
+use crate::link::LinkTimes;
+use crate::operation::{Completion, Operation, Outcome, Refused, RequestId};
+use crate::options::ClientOptions;
+use crate::regions::Regions;
+use crate::request::{Requests, State};
+use crate::sets::Sets;
+use crate::slots::{Parked, Slots};
+use crate::targets::Targets;
+use crate::waiting::{Queue, Waiting};
+
+/// How soon a packet that the fabric refused is tried again.
+const BLOCKED_RETRY: Duration = Duration::from_micros(100);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    None,
+    Channel(u16),
+    Target(u8),
+}
+
+/// Timers of requests, as tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timer {
+    Timeout(u32),
+    Delay(u32),
+}
+
+impl Timer {
+    fn token(self) -> u64 {
+        match self {
+            Timer::Timeout(request) => u64::from(request),
+            Timer::Delay(request) => 1 << 32 | u64::from(request),
+        }
+    }
+
+    fn of(token: u64) -> Timer {
+        let request = token as u32;
+        if token >> 32 == 0 { Timer::Timeout(request) } else { Timer::Delay(request) }
+    }
+}
+
+/// Queues whose event has happened.
+#[derive(Debug, Default)]
+struct Wakes {
+    slots: u64,
+    rooms: u64,
+    channels: u64,
+    sets: bool,
+}
+
+impl Wakes {
+    fn any(&self) -> bool {
+        self.slots | self.rooms | self.channels != 0 || self.sets
+    }
+}
+
+/// A host session. See the module.
+pub struct Client<F: Fabric> {
+    fabric: F,
+    options: ClientOptions,
+    /// Whether the end of a connection takes the peer's access away.
+    revokes: bool,
+    times: LinkTimes,
+    now: Time,
+    requests: Requests,
+    waiting: Waiting,
+    wakes: Wakes,
+    slots: Slots,
+    channels: Channels,
+    targets: Targets,
+    regions: Regions,
+    sets: Sets,
+    /// Counts changes of data sessions and registrations.
+    sets_version: u64,
+    /// Tags of the client's own questions.
+    next_tag: u64,
+    deadlines: Deadlines,
+    /// When the earliest connection is due.
+    links_due: Time,
+    /// Time-outs that begin at the next poll.
+    untimed: Vec<(RequestId, Duration)>,
+    events: Events,
+    roles: Vec<(u32, Role)>,
+    done: Vec<Completion>,
+    /// Buffers that data servers may still reach; never used again.
+    quarantine: Vec<HostBuffer>,
+    counters: ClientCounters,
+}
+
+impl<F: Fabric> Client<F> {
+    /// Makes a client. It connects when the first request is submitted.
+    #[must_use]
+    pub fn new(options: ClientOptions, fabric: F) -> Client<F> {
+        let capacity = options.requests_max.clamp(1, 1 << 20);
+        Client {
+            revokes: fabric.capabilities().disconnect_revokes_access,
+            times: LinkTimes::new(&options),
+            now: Time::ZERO,
+            requests: Requests::new(capacity),
+            waiting: Waiting::new(capacity),
+            wakes: Wakes::default(),
+            slots: Slots::new(),
+            channels: Channels::new(options.metaserver.clone()),
+            targets: Targets::default(),
+            regions: Regions::default(),
+            sets: Sets::new(),
+            sets_version: 0,
+            next_tag: 0,
+            deadlines: Deadlines::with_capacity(2 * capacity),
+            links_due: Time::NEVER,
+            untimed: Vec::with_capacity(2 * capacity),
+            events: Events::with_capacity(1024, 256 << 10),
+            roles: Vec::with_capacity(128),
+            done: Vec::with_capacity(capacity),
+            quarantine: Vec::new(),
+            counters: ClientCounters::default(),
+            fabric,
+            options,
+        }
+    }
+
+    /// Submits a request with the default time-out. It leaves at the next poll; `token` comes back
+    /// with its completion.
+    ///
+    /// # Errors
+    /// [`Refused`] with the operation: `Busy` when too many requests are outstanding, `Invalid` or
+    /// a status when an argument cannot be sent.
+    #[allow(clippy::result_large_err)] // The operation comes back with its buffer, unallocated.
+    pub fn submit(&mut self, operation: Operation, token: u64) -> Result<RequestId, Refused> {
+        self.submit_with(operation, token, self.options.request_timeout)
+    }
+
+    /// Submits a request with a time-out of its own; it counts from the next poll.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    #[allow(clippy::result_large_err)]
+    pub fn submit_with(
+        &mut self,
+        operation: Operation,
+        token: u64,
+        timeout: Option<Duration>,
+    ) -> Result<RequestId, Refused> {
+        if let Err(kind) = operation.check() {
+            let error = operation.error(kind);
+            return Err(Refused { operation, error });
+        }
+        let index = match self.requests.insert(operation, token) {
+            Ok(index) => index,
+            Err(operation) => {
+                let error = operation.error(ErrorKind::Busy { limit: self.requests.capacity() });
+                return Err(Refused { operation, error });
+            }
+        };
+        self.counters.requests += 1;
+        let id = self.requests.id(index);
+        if let Some(timeout) = timeout {
+            self.set_timeout_at_next_poll(id, timeout);
+        }
+        self.dispatch(index);
+        Ok(id)
+    }
+
+    /// Asks to end a request early. Its completion follows in bounded time: `Cancelled`, or its
+    /// normal result if it was faster. No-op for a request that is over.
+    pub fn cancel(&mut self, request: RequestId) {
+        if let Some(index) = self.requests.find(request)
+            && self.requests[index].ending.is_none()
+        {
+            self.end_early(index, crate::request::Ending::Cancelled);
+        }
+    }
+
+    /// Does all work that is ready, without blocking, and appends the requests that are over to
+    /// `completions`. Returns the number of events and completions: 0 means there was nothing to do.
+    pub fn poll(&mut self, now: Time, completions: &mut Vec<Completion>) -> usize {
+        self.now = self.now.max(now);
+        self.begin_timeouts();
+        self.run_wakes();
+        self.transmit();
+        let mut events = std::mem::take(&mut self.events);
+        self.fabric.poll(self.now, &mut events);
+        let mut work = events.len();
+        while let Some(event) = events.pop() {
+            match event {
+                Event::Message { connection, bytes } => {
+                    self.on_message(connection, events.message(bytes));
+                }
+                other => self.on_event(other),
+            }
+        }
+        events.clear();
+        self.events = events;
+        self.run_timers();
+        self.run_wakes();
+        self.transmit();
+        work += self.done.len();
+        completions.append(&mut self.done);
+        work
+    }
+
+    /// When [`Client::poll`] next has to run although nothing arrives; [`Time::NEVER`] if never,
+    /// [`Time::ZERO`] if at once.
+    #[must_use]
+    pub fn deadline(&self) -> Time {
+        if !self.done.is_empty() || !self.untimed.is_empty() || self.wakes.any() {
+            return Time::ZERO;
+        }
+        let mut deadline = self.deadlines.next().min(self.links_due);
+        for reactor in 0..self.channels.len() {
+            let outbox = &self.channels[reactor].outbox;
+            if outbox.is_blocked() {
+                deadline = deadline.min(self.now + BLOCKED_RETRY);
+            } else if !outbox.is_empty() {
+                return Time::ZERO;
+            }
+        }
+        deadline
+    }
+
+    /// Asks the servers to signal [`Client::wake_descriptors`] from now on. Poll once more before
+    /// sleeping.
+    pub fn arm(&mut self) {
+        self.fabric.arm();
+    }
+
+    /// Takes back [`Client::arm`].
+    pub fn disarm(&mut self) {
+        self.fabric.disarm();
+    }
+
+    /// Calls `visit` with each descriptor that becomes readable when there is something to poll.
+    pub fn wake_descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.fabric.wake_descriptors(visit);
+    }
+
+    /// What the client has done so far.
+    #[must_use]
+    pub fn counters(&self) -> ClientCounters {
+        self.counters
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Most requests that may be under way.
+    #[must_use]
+    pub fn requests_max(&self) -> usize {
+        self.requests.capacity()
+    }
+
+    /// Metadata-server reactors that are known: 1 before the first welcome.
+    #[must_use]
+    pub fn reactors(&self) -> u16 {
+        self.channels.len()
+    }
+
+    /// Most bytes of one read or write, as the server said last.
+    #[must_use]
+    pub fn request_bytes_max(&self) -> u32 {
+        self.channels.request_bytes_max()
+    }
+
+    /// Unit of allocation in bytes, as the server said last.
+    #[must_use]
+    pub fn block_bytes(&self) -> u32 {
+        self.channels.block_bytes()
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn options(&self) -> &ClientOptions {
+        &self.options
+    }
+
+    /// The fabric, for the harness that injects faults into it.
+    pub fn fabric_mut(&mut self) -> &mut F {
+        &mut self.fabric
+    }
+
+    fn role(&self, connection: ConnectionId) -> Role {
+        match self.roles.get(connection.index as usize) {
+            Some((generation, role)) if *generation == connection.generation => *role,
+            _ => Role::None,
+        }
+    }
+
+    fn set_role(&mut self, connection: ConnectionId, role: Role) {
+        let index = connection.index as usize;
+        if self.roles.len() <= index {
+            self.roles.resize(index + 1, (0, Role::None));
+        }
+        self.roles[index] = (connection.generation, role);
+    }
+
+    fn set_timeout_at_next_poll(&mut self, id: RequestId, timeout: Duration) {
+        if self.untimed.len() == self.untimed.capacity() {
+            // Requests may have come and gone since the last poll.
+            let requests = &self.requests;
+            self.untimed.retain(|(id, _)| requests.find(*id).is_some());
+        }
+        self.untimed.push((id, timeout));
+    }
+
+    fn begin_timeouts(&mut self) {
+        for at in 0..self.untimed.len() {
+            let (id, timeout) = self.untimed[at];
+            if let Some(index) = self.requests.find(id) {
+                self.set_timeout(index, timeout);
+            }
+        }
+        self.untimed.clear();
+    }
+
+    fn set_timeout(&mut self, index: u32, timeout: Duration) {
+        if let Some(former) = self.requests[index].timeout.take() {
+            self.deadlines.cancel(former);
+        }
+        let token = Timer::Timeout(index).token();
+        // Two deadlines per request fit, so the set is never full.
+        self.requests[index].timeout = self.deadlines.insert(self.now + timeout, token).ok();
+    }
+
+    fn set_delay(&mut self, index: u32, delay: Duration) {
+        let token = Timer::Delay(index).token();
+        self.requests[index].state = State::Delayed;
+        self.requests[index].delay = self.deadlines.insert(self.now + delay, token).ok();
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(token) = self.deadlines.pop_due(self.now) {
+            match Timer::of(token) {
+                Timer::Timeout(index) => self.on_timeout(index),
+                Timer::Delay(index) => {
+                    self.requests[index].delay = None;
+                    self.requests[index].state = State::Waiting;
+                    self.dispatch(index);
+                }
+            }
+        }
+        if self.now >= self.links_due {
+            self.run_links();
+        }
+    }
+
+    /// Ends a request. Its memory is out of reach of all data servers, or goes to quarantine.
+    fn finish(&mut self, index: u32, result: Result<Outcome, ErrorKind>) {
+        self.finish_with(index, result, false);
+    }
+
+    fn finish_with(&mut self, index: u32, result: Result<Outcome, ErrorKind>, quarantine: bool) {
+        self.waiting.remove(index);
+        self.leave_server(index);
+        let id = self.requests.id(index);
+        let request = &mut self.requests[index];
+        let (timeout, delay) = (request.timeout.take(), request.delay.take());
+        let (place, uncertain, attempt) =
+            (request.place.take(), request.uncertain, request.attempt);
+        let token = request.token;
+        for deadline in [timeout, delay].into_iter().flatten() {
+            self.deadlines.cancel(deadline);
+        }
+        let Some(operation) = self.requests.remove(index) else { return };
+        if let Some(place) = place {
+            if uncertain {
+                self.slots.park(Parked {
+                    place,
+                    attempt,
+                    handle: operation.handle(),
+                    answered_by_targets: operation.is_read()
+                        && !self.options.complete_by_metaserver,
+                });
+            } else {
+                self.slots.release(place);
+            }
+            // Even a parked slot is news to its queue: perhaps it was the last one.
+            self.wakes.slots |= 1 << place.shard;
+        }
+        self.counters.completions += 1;
+        let result: Result<Outcome, RequestError> = result.map_err(|kind| {
+            self.counters.failures += 1;
+            operation.error(kind)
+        });
+        let mut buffer = operation.into_buffer();
+        if quarantine {
+            self.quarantine.extend(buffer.take());
+        }
+        self.done.push(Completion { request: id, token, result, buffer });
+    }
+
+    /// The request is not with the server any more.
+    fn leave_server(&mut self, index: u32) {
+        self.leave_server_to(index, State::Waiting);
+    }
+
+    /// If the request is with the server: not any more, and `state` is next.
+    fn leave_server_to(&mut self, index: u32, state: State) {
+        let request = &mut self.requests[index];
+        if request.state != State::Sent {
+            return;
+        }
+        request.state = state;
+        if request.place.is_some() {
+            let reactor = request.reactor;
+            let channel = &mut self.channels[reactor];
+            channel.in_flight = channel.in_flight.saturating_sub(1);
+            self.wakes.rooms |= 1 << reactor;
+        }
+    }
+
+    /// Posts what the outboxes hold.
+    fn transmit(&mut self) {
+        self.send_afterthoughts();
+        let mut posted = 0;
+        for reactor in 0..self.channels.len() {
+            let channel = &mut self.channels[reactor];
+            if channel.outbox.is_empty() {
+                continue;
+            }
+            if let Some(connection) = channel.link.connection() {
+                let sent = channel.outbox.transmit(&mut self.fabric, connection);
+                if sent > 0 && !self.waiting.is_empty(Queue::Room(reactor)) {
+                    self.wakes.rooms |= 1 << reactor;
+                }
+                posted += sent as u64;
+            }
+        }
+        self.counters.packets += posted;
+        if posted > 0 {
+            self.fabric.flush();
+        }
+    }
+}
+
+impl<F: Fabric> Drop for Client<F> {
+    /// Takes the memory of the requests under way back from the data servers, so that the arena
+    /// may hand it out again. What cannot be taken back is leaked.
+    fn drop(&mut self) {
+        for index in 0..self.requests.capacity() as u32 {
+            let state = self.requests[index].state;
+            let reachable = matches!(state, State::Sent | State::Stranded | State::Cutting);
+            let Some(operation) = self.requests.remove(index) else { continue };
+            let Some(mut buffer) = operation.into_buffer() else { continue };
+            // Where the end of a connection revokes access, the fabric's own end does it.
+            if reachable && !self.revokes && buffer.replace_pages(false).is_err() {
+                std::mem::forget(buffer);
+            }
+        }
+        for buffer in self.quarantine.drain(..) {
+            std::mem::forget(buffer);
+        }
+    }
+}
+
+impl<F: Fabric> std::fmt::Debug for Client<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("metaserver", &self.options.metaserver)
+            .field("outstanding", &self.requests.len())
+            .field("parked_slots", &self.slots.parked())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,369 @@
+//! Connections coming up and going down, and their handshakes.
+
+use gannet_fabric::{ConnectionId, DisconnectReason, Event, Fabric};
+use gannet_proto::data::{DataHello, DataWelcome};
+use gannet_proto::handshake::{Hello, Refusal};
+use gannet_proto::operations::{
+    ConnectTarget, HostHello, HostWelcome, RequestHeader, SESSION_SHARD, TargetReply, Unregister,
+};
+use gannet_proto::packet::{DecodeError, Frame, Message, PacketWriter};
+use gannet_proto::{Epoch, Status};
+use zerocopy::little_endian::{U16, U32, U64};
+
+use super::{Client, Role};
+use crate::error::ErrorKind;
+use crate::link::{Due, Lost, Phase};
+use crate::targets::ticket;
+use crate::waiting::Queue;
+
+/// Set in the tags of the client's own questions.
+const OWN_TAG: u64 = 1 << 63;
+
+impl<F: Fabric> Client<F> {
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connected { connection } => self.on_connected(connection),
+            Event::Disconnected { connection, reason } => self.on_disconnected(connection, reason),
+            Event::Registered { connection, key } => {
+                if let Role::Target(target) = self.role(connection)
+                    && self.regions.usable(target, key)
+                {
+                    self.sets_version += 1;
+                    self.wakes.sets = true;
+                }
+            }
+            // A host accepts nobody, posts no transfers, and forgets a region as it deregisters it.
+            Event::Accepted { connection, .. } => self.fabric.disconnect(connection),
+            Event::Deregistered { .. } | Event::Transferred { .. } | Event::Message { .. } => {}
+        }
+    }
+
+    /// Somebody needs a channel.
+    pub(super) fn wake_channel(&mut self, reactor: u16) {
+        self.channels[reactor].link.wake();
+        self.links_due = self.links_due.min(self.channels[reactor].link.next());
+    }
+
+    /// Somebody needs a data session.
+    pub(super) fn wake_target(&mut self, target: u8) {
+        self.targets[target].link.wake();
+        self.links_due = self.links_due.min(self.targets[target].link.next());
+    }
+
+    /// Does what connections are due for.
+    pub(super) fn run_links(&mut self) {
+        for reactor in 0..self.channels.len() {
+            match self.channels[reactor].link.due(self.now, &self.times) {
+                Due::Nothing => {}
+                Due::Begin => self.connect_channel(reactor),
+                Due::Abort(connection) => self.fabric.disconnect(connection),
+                Due::GaveUp => {
+                    self.end_former(reactor);
+                    self.channel_given_up(reactor, None);
+                }
+            }
+        }
+        for target in self.targets.indices() {
+            match self.targets[target].link.due(self.now, &self.times) {
+                Due::Nothing => {}
+                Due::Begin => self.ask_for_ticket(target),
+                Due::Abort(connection) => self.fabric.disconnect(connection),
+                Due::GaveUp => self.target_given_up(target),
+            }
+        }
+        self.note_links_due();
+    }
+
+    pub(super) fn note_links_due(&mut self) {
+        let channels = (0..self.channels.len()).map(|reactor| self.channels[reactor].link.next());
+        let targets = self.targets.indices().map(|target| self.targets[target].link.next());
+        self.links_due = channels.chain(targets).min().unwrap_or(gannet_runtime::time::Time::NEVER);
+    }
+
+    fn connect_channel(&mut self, reactor: u16) {
+        let connected = match &self.channels[reactor].address {
+            Some(address) => self.fabric.connect(address).ok(),
+            None => None,
+        };
+        match connected {
+            Some(connection) => {
+                self.set_role(connection, Role::Channel(reactor));
+                let channel = &mut self.channels[reactor];
+                channel.outbox.clear();
+                channel.link.connecting(connection, self.now, &self.times);
+            }
+            None => {
+                if self.channels[reactor].link.lost(self.now, &self.times) == Lost::GaveUp {
+                    self.channel_given_up(reactor, None);
+                }
+            }
+        }
+    }
+
+    fn ask_for_ticket(&mut self, target: u8) {
+        self.next_tag += 1;
+        let entry = &mut self.targets[target];
+        entry.link.asking();
+        entry.asked = OWN_TAG | self.next_tag;
+        entry.ask = true;
+        if self.channels[0].link.ready().is_none() {
+            self.wake_channel(0);
+        }
+    }
+
+    /// Sends the small things that follow from what happened in this turn.
+    pub(super) fn send_afterthoughts(&mut self) {
+        if self.channels[0].link.ready().is_some() {
+            for target in self.targets.indices() {
+                let entry = &mut self.targets[target];
+                if !entry.ask || entry.link.phase() != Phase::Asking {
+                    continue;
+                }
+                let header = RequestHeader {
+                    shard: U16::new(SESSION_SHARD),
+                    slot: U16::ZERO,
+                    attempt: U32::new(1),
+                    sequence: U64::new(entry.asked),
+                };
+                let target = U32::new(entry.id.0);
+                let message = ConnectTarget { header, target, ..ConnectTarget::default() };
+                entry.ask = self.channels[0].outbox.push_control(&message, &[]).is_err();
+            }
+        }
+        if self.regions.forgotten.is_empty() {
+            return;
+        }
+        let channels = &mut self.channels;
+        self.regions.forgotten.retain(|forgotten| {
+            let channel = &mut channels[forgotten.reactor];
+            let region = U32::new(forgotten.number);
+            let message = Unregister { region, ..Unregister::default() };
+            channel.link.ready().is_none() || channel.outbox.push_control(&message, &[]).is_err()
+        });
+    }
+
+    fn on_connected(&mut self, connection: ConnectionId) {
+        match self.role(connection) {
+            Role::Channel(reactor) => {
+                let hello = HostHello {
+                    session: U64::new(self.options.session.0),
+                    instance: U64::new(self.options.instance),
+                    host: U64::new(self.options.host),
+                    slots: U16::new(self.options.slots),
+                    ..HostHello::default()
+                };
+                let channel = &mut self.channels[reactor];
+                if channel.link.phase() != Phase::Connecting(connection) {
+                    return;
+                }
+                channel.link.greeting();
+                let outbox = &mut channel.outbox;
+                // An outbox that was just cleared has room.
+                let _room = outbox
+                    .push_control(&Hello::current(), &[])
+                    .and_then(|()| outbox.push_control(&hello, &[]));
+            }
+            Role::Target(target) => self.greet_target(target, connection),
+            Role::None => self.fabric.disconnect(connection),
+        }
+    }
+
+    fn greet_target(&mut self, target: u8, connection: ConnectionId) {
+        let entry = &mut self.targets[target];
+        if entry.link.phase() != Phase::Connecting(connection) {
+            return;
+        }
+        entry.link.greeting();
+        let hello = DataHello {
+            session: U64::new(self.options.session.0),
+            epoch: U64::new(entry.epoch.0),
+            ticket_bytes: U16::new(entry.ticket.len() as u16),
+            ..DataHello::default()
+        };
+        let mut packet = PacketWriter::new();
+        let fits = packet.push(&Hello::current(), &[]).is_ok()
+            && packet.push(&hello, &[&entry.ticket]).is_ok();
+        if fits && self.fabric.send(connection, packet.bytes()).is_ok() {
+            self.counters.packets += 1;
+            self.fabric.flush();
+        } else {
+            // A fresh connection has credits; one that has not is of no use.
+            self.close_target(target);
+        }
+    }
+
+    pub(super) fn close_target(&mut self, target: u8) {
+        if let Some(connection) = self.targets[target].link.close() {
+            self.fabric.disconnect(connection);
+        }
+    }
+
+    /// Ends a channel, and the session with it if the server had welcomed it.
+    fn close_channel(&mut self, reactor: u16) {
+        if let Some(connection) = self.channels[reactor].link.close() {
+            self.fabric.disconnect(connection);
+        }
+    }
+
+    /// Gives an open channel up for a new one on which the session goes on.
+    pub(super) fn renew_channel(&mut self, reactor: u16) {
+        let Some(connection) = self.channels[reactor].link.ready() else {
+            return self.close_channel(reactor);
+        };
+        self.set_role(connection, Role::None);
+        self.end_former(reactor);
+        self.channels[reactor].former = Some(connection);
+        self.channel_down(reactor);
+        self.note_links_due();
+    }
+
+    fn end_former(&mut self, reactor: u16) {
+        if let Some(former) = self.channels[reactor].former.take() {
+            self.fabric.disconnect(former);
+        }
+    }
+
+    fn on_disconnected(&mut self, connection: ConnectionId, reason: DisconnectReason) {
+        let role = self.role(connection);
+        self.set_role(connection, Role::None);
+        self.counters.disconnects += u64::from(role != Role::None);
+        match role {
+            Role::None => {}
+            Role::Channel(reactor) => {
+                self.channels[reactor].last_reason = Some(reason);
+                self.channel_down(reactor);
+            }
+            Role::Target(target) => {
+                let lost = self.targets[target].link.lost(self.now, &self.times);
+                self.target_lost(target);
+                if lost == Lost::GaveUp {
+                    self.target_given_up(target);
+                }
+            }
+        }
+        self.note_links_due();
+    }
+
+    fn channel_down(&mut self, reactor: u16) {
+        let channel = &mut self.channels[reactor];
+        channel.outbox.clear();
+        channel.in_flight = 0;
+        let refused = std::mem::take(&mut channel.refused);
+        let lost = channel.link.lost(self.now, &self.times);
+        self.channel_lost(reactor);
+        if refused {
+            // Nobody waits but those who came after the refusal.
+            self.channels[reactor].link.abandon();
+            if !self.waiting.is_empty(Queue::Channel(reactor)) {
+                self.wake_channel(reactor);
+            }
+        } else if lost == Lost::GaveUp {
+            self.channel_given_up(reactor, None);
+        }
+    }
+
+    /// The first message on a channel.
+    pub(super) fn on_channel_greeting(
+        &mut self,
+        reactor: u16,
+        frame: &Frame<'_>,
+    ) -> Result<(), DecodeError> {
+        match frame.kind {
+            HostWelcome::KIND => {
+                let (message, tail) = frame.read::<HostWelcome>()?;
+                let welcome = self.channels.welcome(reactor, message, tail)?;
+                self.channels[reactor].link.welcomed();
+                self.end_former(reactor);
+                self.counters.connects += 1;
+                self.note_links_due();
+                self.channel_open(reactor, welcome);
+                Ok(())
+            }
+            Refusal::KIND => {
+                let (refusal, _) = frame.read::<Refusal>()?;
+                let status = Status(refusal.status.get());
+                self.close_channel(reactor);
+                if !matches!(status, Status::AGAIN | Status::BUSY | Status::NO_MEMORY) {
+                    let kind = ErrorKind::Refused {
+                        status,
+                        version_min: refusal.version_min.get(),
+                        version_max: refusal.version_max.get(),
+                    };
+                    self.channels[reactor].refused = true;
+                    self.channel_given_up(reactor, Some(kind));
+                }
+                Ok(())
+            }
+            kind => Err(DecodeError::Unexpected { kind }),
+        }
+    }
+
+    /// The first message on a data session.
+    pub(super) fn on_target_greeting(
+        &mut self,
+        target: u8,
+        frame: &Frame<'_>,
+    ) -> Result<(), DecodeError> {
+        match frame.kind {
+            DataWelcome::KIND => {
+                let (welcome, _) = frame.read::<DataWelcome>()?;
+                if welcome.version.get() != gannet_proto::VERSION {
+                    let (message, field) = (DataWelcome::NAME, "version");
+                    let value = welcome.version.get().into();
+                    return Err(DecodeError::Field { message, field, value });
+                }
+                self.targets[target].link.welcomed();
+                self.counters.connects += 1;
+                self.sets_version += 1;
+                self.wakes.sets = true;
+                self.note_links_due();
+                Ok(())
+            }
+            Refusal::KIND => {
+                // Tickets age and epochs pass: the next try asks for new ones.
+                self.close_target(target);
+                Ok(())
+            }
+            kind => Err(DecodeError::Unexpected { kind }),
+        }
+    }
+
+    /// The answer to a question for a ticket.
+    pub(super) fn on_ticket(
+        &mut self,
+        reply: &TargetReply,
+        tail: &[u8],
+    ) -> Result<(), DecodeError> {
+        let tag = reply.header.request.sequence.get();
+        let Some(target) = self.targets.asked(tag) else { return Ok(()) };
+        if self.targets[target].link.phase() != Phase::Asking {
+            return Ok(());
+        }
+        self.targets[target].asked = 0;
+        let granted = if Status(reply.header.status.get()).is_ok() {
+            Some(ticket(reply, tail)?)
+        } else {
+            None
+        };
+        let connected = granted.and_then(|(address, ticket)| {
+            let entry = &mut self.targets[target];
+            entry.epoch = Epoch(reply.epoch.get());
+            entry.ticket.clear();
+            entry.ticket.extend_from_slice(ticket);
+            self.fabric.connect(&address).ok()
+        });
+        match connected {
+            Some(connection) => {
+                self.set_role(connection, Role::Target(target));
+                self.targets[target].link.connecting(connection, self.now, &self.times);
+            }
+            None => {
+                if self.targets[target].link.lost(self.now, &self.times) == Lost::GaveUp {
+                    self.target_given_up(target);
+                }
+            }
+        }
+        self.note_links_due();
+        Ok(())
+    }
+}

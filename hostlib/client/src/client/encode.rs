@@ -1,0 +1,168 @@
+//! Requests as the wire carries them.
+
+use gannet_proto::Handle;
+use gannet_proto::limits::LARGE_PACKET_BYTES;
+use gannet_proto::operations::{
+    BufferRef, DirectoryReply, InodeRequest, NameRequest, Read, RequestHeader, SetAttributes,
+    StatFs, Stats, Write, inode_operation, io_flags, name_flags, name_operation,
+};
+use gannet_proto::packet::FrameHeader;
+use zerocopy::little_endian::{I64, U16, U32, U64};
+
+use crate::operation::{Operation, Ownership};
+use crate::outbox::{Outbox, OutboxFull};
+
+/// Most bytes of entries that a directory reply has room for.
+const LISTING_BYTES_MAX: usize =
+    LARGE_PACKET_BYTES - size_of::<FrameHeader>() - size_of::<DirectoryReply>();
+
+/// What a request's encoding needs beyond the operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    pub(super) header: RequestHeader,
+    /// The buffer's region, as the servers know it.
+    pub(super) region: u32,
+    pub(super) complete_by_metaserver: bool,
+    /// LOOKUP: bytes of the path that are resolved already.
+    pub(super) resolved: u16,
+}
+
+/// Appends the request to an outbox.
+pub(super) fn encode(
+    operation: &Operation,
+    context: Context,
+    outbox: &mut Outbox,
+) -> Result<(), OutboxFull> {
+    match operation {
+        Operation::Read { file, offset, length, buffer, buffer_offset } => {
+            let complete = context.complete_by_metaserver;
+            let message = Read {
+                header: context.header,
+                handle: *file,
+                offset: U64::new(*offset),
+                length: U32::new(*length),
+                flags: U16::new(if complete { io_flags::COMPLETE_BY_METASERVER } else { 0 }),
+                buffers: U16::new(1),
+                buffer: place(context.region, buffer.region_offset(), *buffer_offset),
+                ..Read::default()
+            };
+            outbox.push(&message, &[])
+        }
+        Operation::Write { file, offset, length, buffer, buffer_offset, append } => {
+            let message = Write {
+                header: context.header,
+                handle: *file,
+                offset: U64::new(if *append { 0 } else { *offset }),
+                length: U32::new(*length),
+                flags: U16::new(if *append { io_flags::APPEND } else { 0 }),
+                buffers: U16::new(1),
+                buffer: place(context.region, buffer.region_offset(), *buffer_offset),
+                ..Write::default()
+            };
+            outbox.push(&message, &[])
+        }
+        Operation::Stat { handle } => inode(context, *handle, inode_operation::STAT, outbox),
+        Operation::Open { file } => inode(context, *file, inode_operation::OPEN, outbox),
+        Operation::Fsync { file } => inode(context, *file, inode_operation::FSYNC, outbox),
+        Operation::SetAttributes { handle, changes } => {
+            let message = SetAttributes {
+                header: context.header,
+                handle: *handle,
+                mask: U32::new(changes.mask()),
+                mode: U32::new(changes.mode.unwrap_or(0)),
+                uid: U32::new(changes.uid.unwrap_or(0)),
+                gid: U32::new(changes.gid.unwrap_or(0)),
+                atime_ns: I64::new(changes.atime_ns.unwrap_or(0)),
+                mtime_ns: I64::new(changes.mtime_ns.unwrap_or(0)),
+                size: U64::new(changes.size.unwrap_or(0)),
+                ..SetAttributes::default()
+            };
+            outbox.push(&message, &[])
+        }
+        Operation::StatFs { .. } => outbox.push(&StatFs { header: context.header }, &[]),
+        Operation::Stats { targets, .. } => {
+            let targets = U32::new((*targets).into());
+            outbox.push(&Stats { header: context.header, targets, ..Stats::default() }, &[])
+        }
+        names => encode_names(names, context, outbox),
+    }
+}
+
+fn encode_names(
+    operation: &Operation,
+    context: Context,
+    outbox: &mut Outbox,
+) -> Result<(), OutboxFull> {
+    let request = |code, parent: &Handle, flags, ownership: &Ownership| NameRequest {
+        header: context.header,
+        parent: *parent,
+        operation: U16::new(code),
+        flags: U32::new(flags),
+        mode: U32::new(ownership.mode),
+        uid: U32::new(ownership.uid),
+        gid: U32::new(ownership.gid),
+        ..NameRequest::default()
+    };
+    let nobody = Ownership::default();
+    let mut send = |mut message: NameRequest, name: &[u8], to_name: &[u8]| {
+        message.name_bytes = U16::new(name.len() as u16);
+        message.to_name_bytes = U16::new(to_name.len() as u16);
+        outbox.push(&message, &[name, to_name])
+    };
+    match operation {
+        Operation::Lookup { parent, path } => {
+            let rest = path.get(usize::from(context.resolved)..).unwrap_or(&[]);
+            send(request(name_operation::LOOKUP, parent, 0, &nobody), rest, &[])
+        }
+        Operation::Create { parent, name, ownership, exclusive } => {
+            let flags = if *exclusive { name_flags::EXCLUSIVE } else { 0 };
+            send(request(name_operation::CREATE, parent, flags, ownership), name, &[])
+        }
+        Operation::Mkdir { parent, name, ownership } => {
+            send(request(name_operation::MKDIR, parent, 0, ownership), name, &[])
+        }
+        Operation::Unlink { parent, name } => {
+            send(request(name_operation::UNLINK, parent, 0, &nobody), name, &[])
+        }
+        Operation::Rmdir { parent, name } => {
+            send(request(name_operation::RMDIR, parent, 0, &nobody), name, &[])
+        }
+        Operation::Rename { parent, name, to_parent, to_name, no_replace } => {
+            let flags = if *no_replace { name_flags::NO_REPLACE } else { 0 };
+            let mut message = request(name_operation::RENAME, parent, flags, &nobody);
+            message.to_parent = *to_parent;
+            send(message, name, to_name)
+        }
+        Operation::Readdir { directory, after } => {
+            let mut message = request(name_operation::READDIR, directory, 0, &nobody);
+            message.reply_bytes_max = U32::new(LISTING_BYTES_MAX as u32);
+            send(message, after, &[])
+        }
+        // Encoded by the caller.
+        _ => Ok(()),
+    }
+}
+
+/// Asks for attributes under a header: a request of its own, or the probe of a parked slot.
+pub(super) fn inode(
+    context: Context,
+    handle: Handle,
+    operation: u16,
+    outbox: &mut Outbox,
+) -> Result<(), OutboxFull> {
+    let message = InodeRequest {
+        header: context.header,
+        handle,
+        operation: U16::new(operation),
+        ..InodeRequest::default()
+    };
+    outbox.push(&message, &[])
+}
+
+fn place(region: u32, region_offset: u64, buffer_offset: u32) -> BufferRef {
+    BufferRef {
+        region: U32::new(region),
+        reserved: U32::ZERO,
+        offset: U64::new(region_offset + u64::from(buffer_offset)),
+    }
+}

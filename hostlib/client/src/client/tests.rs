@@ -1,0 +1,13 @@
+//! The client against scripted servers over a fabric of queues.
+
+mod basic;
+mod chaos;
+mod fake;
+mod hostile;
+mod peer;
+mod recovery;
+
+use gannet_runtime::counting_allocator::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;

@@ -1,0 +1,218 @@
+//! A fabric of queues: the test sees everything that the client does and causes every event.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gannet_fabric::{
+    Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
+    FabricError, Key, PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer,
+};
+use gannet_runtime::memory::{Mapping, Slice};
+use gannet_runtime::time::Time;
+
+/// What the next poll will deliver.
+pub(super) enum Delivery {
+    Event(Event),
+    Message(ConnectionId, Vec<u8>),
+}
+
+/// A registration that the client made.
+pub(super) struct Registered {
+    pub(super) connection: ConnectionId,
+    pub(super) key: Key,
+    pub(super) memory: Arc<Mapping>,
+}
+
+pub(super) struct World {
+    pub(super) capabilities: Capabilities,
+    /// By connection index: address and whether it is open.
+    pub(super) connections: Vec<(Address, bool)>,
+    /// Whether `connect` succeeds by itself.
+    pub(super) reachable: bool,
+    /// Whether a registration becomes usable by itself.
+    pub(super) registers: bool,
+    /// Whether `disconnect` is followed by its event by itself.
+    pub(super) disconnects: bool,
+    pub(super) credits: usize,
+    pub(super) sent: VecDeque<(ConnectionId, Vec<u8>)>,
+    pub(super) inbox: VecDeque<Delivery>,
+    pub(super) registered: Vec<Registered>,
+    pub(super) deregistered: Vec<Key>,
+    pub(super) polls: usize,
+}
+
+/// The client's end.
+#[derive(Clone)]
+pub(super) struct FakeFabric {
+    world: Rc<RefCell<World>>,
+}
+
+impl FakeFabric {
+    pub(super) fn new(disconnect_revokes_access: bool) -> FakeFabric {
+        let capabilities = Capabilities { maps_remote_memory: true, disconnect_revokes_access };
+        FakeFabric {
+            world: Rc::new(RefCell::new(World {
+                capabilities,
+                connections: Vec::new(),
+                reachable: true,
+                registers: true,
+                disconnects: true,
+                credits: usize::MAX,
+                sent: VecDeque::new(),
+                inbox: VecDeque::new(),
+                registered: Vec::new(),
+                deregistered: Vec::new(),
+                polls: 0,
+            })),
+        }
+    }
+
+    pub(super) fn world(&self) -> RefMut<'_, World> {
+        self.world.borrow_mut()
+    }
+}
+
+impl World {
+    /// The open connections to an address, oldest first.
+    pub(super) fn open_to(&self, address: &str) -> Vec<ConnectionId> {
+        let all = self.connections.iter().enumerate();
+        all.filter(|(_, (to, open))| *open && to.to_string() == address)
+            .map(|(index, _)| id(index))
+            .collect()
+    }
+
+    pub(super) fn address(&self, connection: ConnectionId) -> String {
+        self.connections[connection.index as usize].0.to_string()
+    }
+
+    /// Breaks a connection.
+    pub(super) fn break_off(&mut self, connection: ConnectionId, reason: DisconnectReason) {
+        let open = &mut self.connections[connection.index as usize].1;
+        if std::mem::replace(open, false) {
+            let event = Event::Disconnected { connection, reason };
+            self.inbox.push_back(Delivery::Event(event));
+            self.registered.retain(|registered| registered.connection != connection);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, connection: ConnectionId, packet: &[u8]) {
+        if self.connections[connection.index as usize].1 {
+            self.inbox.push_back(Delivery::Message(connection, packet.to_vec()));
+        }
+    }
+}
+
+fn id(index: usize) -> ConnectionId {
+    ConnectionId { index: index as u32, generation: 7 }
+}
+
+impl Fabric for FakeFabric {
+    fn capabilities(&self) -> Capabilities {
+        self.world().capabilities
+    }
+
+    fn listen(&mut self, _at: &Address) -> Result<(), FabricError> {
+        Err(FabricError::Address("hosts do not listen".into()))
+    }
+
+    fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
+        let mut world = self.world();
+        let connection = id(world.connections.len());
+        let reachable = world.reachable;
+        world.connections.push((to.clone(), reachable));
+        world.inbox.push_back(Delivery::Event(if reachable {
+            Event::Connected { connection }
+        } else {
+            Event::Disconnected { connection, reason: DisconnectReason::Unreachable }
+        }));
+        Ok(connection)
+    }
+
+    fn disconnect(&mut self, connection: ConnectionId) {
+        let mut world = self.world();
+        if world.disconnects {
+            world.break_off(connection, DisconnectReason::Local);
+        }
+    }
+
+    fn peer(&self, _connection: ConnectionId) -> Option<PeerIdentity> {
+        None
+    }
+
+    fn register(
+        &mut self,
+        connection: ConnectionId,
+        memory: &Arc<Mapping>,
+        _access: Access,
+    ) -> Result<Registration, FabricError> {
+        let mut world = self.world();
+        if !world.connections[connection.index as usize].1 {
+            return Err(FabricError::NotConnected);
+        }
+        let key = Key(world.registered.len() as u32 + 1000 * (connection.index + 1));
+        world.registered.push(Registered { connection, key, memory: Arc::clone(memory) });
+        if world.registers {
+            let event = Event::Registered { connection, key };
+            world.inbox.push_back(Delivery::Event(event));
+        }
+        Ok(Registration { address: memory.base().addr() as u64, key })
+    }
+
+    fn deregister(&mut self, connection: ConnectionId, key: Key) {
+        let mut world = self.world();
+        world.deregistered.push(key);
+        world.registered.retain(|registered| registered.key != key);
+        world.inbox.push_back(Delivery::Event(Event::Deregistered { connection, key }));
+    }
+
+    fn send(&mut self, connection: ConnectionId, message: &[u8]) -> Result<(), PostError> {
+        let mut world = self.world();
+        if !world.connections[connection.index as usize].1 {
+            return Err(PostError::NotConnected);
+        }
+        if world.credits == 0 {
+            return Err(PostError::Full);
+        }
+        world.credits -= 1;
+        world.sent.push_back((connection, message.to_vec()));
+        Ok(())
+    }
+
+    fn write(&mut self, _connection: ConnectionId, transfer: Transfer) -> Result<(), Refused> {
+        Err(Refused { error: PostError::NotConnected, transfer })
+    }
+
+    fn read(&mut self, _connection: ConnectionId, transfer: Transfer) -> Result<(), Refused> {
+        Err(Refused { error: PostError::NotConnected, transfer })
+    }
+
+    fn map(&mut self, _: ConnectionId, _: RemoteSlice, _: Access) -> Option<Slice> {
+        None
+    }
+
+    fn flush(&mut self) {}
+
+    fn poll(&mut self, _now: Time, events: &mut Events) {
+        let mut world = self.world();
+        world.polls += 1;
+        while let Some(delivery) = world.inbox.pop_front() {
+            match delivery {
+                Delivery::Event(event) => events.push(event),
+                Delivery::Message(connection, bytes) => {
+                    events.push_message(connection, bytes.len(), |room| {
+                        room.copy_from_slice(&bytes);
+                    });
+                }
+            }
+        }
+    }
+
+    fn arm(&mut self) {}
+
+    fn disarm(&mut self) {}
+
+    fn wake_descriptors(&self, _visit: &mut dyn FnMut(BorrowedFd<'_>)) {}
+}

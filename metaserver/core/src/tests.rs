@@ -1,0 +1,9 @@
+//! Tests of whole cores: a small world of hosts and data servers drives them.
+#![allow(clippy::unwrap_used)]
+
+mod format;
+mod random;
+mod requests;
+mod safety;
+mod shards;
+mod world;

@@ -1,0 +1,118 @@
+//! Why a run ends without a report.
+
+use std::io;
+
+use gannet_client::RequestError;
+use gannet_fabric::FabricError;
+use gannet_runtime::reactor::CoreUnavailable;
+
+use crate::pattern::Mismatch;
+
+/// Why a run ends without a report.
+#[derive(Debug, thiserror::Error)]
+pub enum PerfError {
+    /// An option cannot be meant.
+    #[error("--{option}: {reason}")]
+    Option {
+        /// Which option of the command.
+        option: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// A core cannot be had.
+    #[error(transparent)]
+    Core(#[from] CoreUnavailable),
+    /// The fabric refused.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// The file is there already.
+    #[error("{file} exists: give --overwrite to lose its content, or another --file")]
+    Exists {
+        /// The file.
+        file: String,
+    },
+    /// A request failed.
+    #[error("{what} {file}: {source}")]
+    Request {
+        /// What was being done.
+        what: &'static str,
+        /// The file.
+        file: String,
+        /// How it failed.
+        source: RequestError,
+    },
+    /// A read or write moved less than was asked for.
+    #[error("{file}: {what} of {asked} bytes at {offset} moved {moved}")]
+    Short {
+        /// Which operation.
+        what: &'static str,
+        /// The file.
+        file: String,
+        /// Where in the file, bytes.
+        offset: u64,
+        /// Bytes asked for.
+        asked: u32,
+        /// Bytes moved.
+        moved: u32,
+    },
+    /// What was read is not what was written.
+    #[error("{file}: {mismatch}")]
+    Wrong {
+        /// The file.
+        file: String,
+        /// Where and how it differs.
+        mismatch: Mismatch,
+    },
+    /// A completed read or write came without its buffer.
+    #[error("{file}: a request of {what} came back without its buffer")]
+    BufferLost {
+        /// Which operation.
+        what: &'static str,
+        /// The file.
+        file: String,
+    },
+    /// Requests are outstanding and nothing happens.
+    #[error("{outstanding} requests are outstanding and nothing has happened for {seconds} s")]
+    Stalled {
+        /// How many.
+        outstanding: usize,
+        /// For how long.
+        seconds: u64,
+    },
+    /// Nothing completed while it was measured.
+    #[error(
+        "{workload} at depth {depth} completed nothing in {seconds:.3} s: take a longer --time"
+    )]
+    Nothing {
+        /// The workload.
+        workload: &'static str,
+        /// Requests outstanding.
+        depth: u32,
+        /// How long it was measured.
+        seconds: f64,
+    },
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The server of an embedded run did not start or did not go on.
+    #[error("the embedded server: {0}")]
+    Embedded(String),
+}
+
+impl PerfError {
+    /// Whether the command was wrong, rather than what it led to.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, PerfError::Option { .. })
+    }
+
+    /// Names what was tried when the operating system refused.
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> PerfError {
+        move |source| PerfError::System { what, source }
+    }
+}

@@ -1,0 +1,226 @@
+//! The measuring side's client: single requests, and the file that the workloads use.
+
+use std::io;
+use std::time::Duration;
+
+use gannet_client::{
+    Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Ownership, RequestError,
+};
+use gannet_fabric::Fabric;
+use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
+use gannet_proto::{Handle, Inode, Status};
+use gannet_runtime::time::Time;
+
+use crate::error::PerfError;
+use crate::options::PerfOptions;
+use crate::pattern::{Pattern, UNIT_BYTES};
+
+/// Bytes per request that fills the file.
+const FILL_BYTES: u64 = 1 << 20;
+/// Requests outstanding while the file is filled.
+const FILL_DEPTH: u32 = 8;
+/// Permissions of the file.
+const MODE: u32 = 0o644;
+/// How long nothing may happen while requests are outstanding. Above all bounds within which the
+/// client itself gives up, and without the timer per request that a time-out would cost.
+const STALL_MAX: Duration = Duration::from_secs(90);
+
+/// A client that polls on the calling thread.
+pub(crate) struct Host<F: Fabric> {
+    pub(crate) client: Client<F>,
+    pub(crate) completions: Vec<Completion>,
+    regions: RegionIds,
+    /// When something last happened.
+    alive: Time,
+}
+
+/// The file that the workloads use.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkFile {
+    /// Its path, for messages.
+    pub(crate) path: String,
+    pub(crate) handle: Handle,
+    pub(crate) size_bytes: u64,
+    directory: Handle,
+    name: Vec<u8>,
+}
+
+impl<F: Fabric> Host<F> {
+    /// A client with these settings; it connects with the first request.
+    pub(crate) fn new(options: ClientOptions, fabric: F) -> Host<F> {
+        Host {
+            completions: Vec::with_capacity(options.requests_max),
+            client: Client::new(options, fabric),
+            regions: RegionIds::new(),
+            alive: Time::monotonic(),
+        }
+    }
+
+    /// Polls the client once. Returns how much happened.
+    pub(crate) fn poll(&mut self, now: Time) -> Result<usize, PerfError> {
+        let work = self.client.poll(now, &mut self.completions);
+        if work > 0 || self.client.outstanding() == 0 {
+            self.alive = now;
+        } else if now.since(self.alive) > STALL_MAX {
+            let outstanding = self.client.outstanding();
+            return Err(PerfError::Stalled { outstanding, seconds: STALL_MAX.as_secs() });
+        }
+        Ok(work)
+    }
+
+    /// Buffers that requests can name.
+    pub(crate) fn arena(&self, buffer_bytes: usize, count: u32) -> Result<Arena, PerfError> {
+        Arena::new(&self.regions, buffer_bytes, count)
+            .map_err(PerfError::system("mapping memory for request buffers"))
+    }
+
+    /// Makes the file that the options name.
+    pub(crate) fn create(&mut self, options: &PerfOptions) -> Result<WorkFile, PerfError> {
+        let path = options.file.as_bytes();
+        let split = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let (directory, name) = path.split_at(split);
+        let root = Handle::new(Inode::ROOT);
+        let directory = self.resolve(root, directory, &options.file)?;
+        let create = |exclusive| Operation::Create {
+            parent: directory,
+            name: name.to_vec(),
+            ownership: Ownership { mode: MODE, uid: 0, gid: 0 },
+            exclusive,
+        };
+        let handle = match self.call(create(!options.overwrite))? {
+            Ok(Outcome::Entry(attributes)) => attributes.handle,
+            Ok(_) => return Err(unexpected("creating", &options.file)),
+            Err(error) if error.status() == Some(Status::EXISTS) => {
+                return Err(PerfError::Exists { file: options.file.clone() });
+            }
+            Err(error) => return Err(request("creating", &options.file, error)),
+        };
+        Ok(WorkFile {
+            path: options.file.clone(),
+            handle,
+            size_bytes: options.size_bytes,
+            directory,
+            name: name.to_vec(),
+        })
+    }
+
+    /// Writes the pattern to all of the file.
+    pub(crate) fn fill(&mut self, file: &WorkFile, pattern: Pattern) -> Result<(), PerfError> {
+        let arena = self.arena(FILL_BYTES as usize, FILL_DEPTH)?;
+        let mut next = 0;
+        let mut outstanding = 0;
+        while next < file.size_bytes || outstanding > 0 {
+            while next < file.size_bytes
+                && let Some(mut buffer) = arena.take()
+            {
+                let length = FILL_BYTES.min(file.size_bytes - next);
+                pattern.fill(&mut buffer[..length as usize], next / UNIT_BYTES as u64);
+                self.submit(write(file, next, length as u32, buffer), next, file)?;
+                next += length;
+                outstanding += 1;
+            }
+            self.poll(Time::monotonic())?;
+            for completion in self.completions.drain(..) {
+                let asked = FILL_BYTES.min(file.size_bytes - completion.token) as u32;
+                check_moved("writing", file, completion.token, asked, &completion)?;
+                outstanding -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the file.
+    pub(crate) fn remove(&mut self, file: &WorkFile) -> Result<(), PerfError> {
+        let removal = Operation::Unlink { parent: file.directory, name: file.name.clone() };
+        let removed = self.call(removal)?;
+        removed.map(|_| ()).map_err(|error| request("removing", &file.path, error))
+    }
+
+    /// Submits a request of a workload.
+    pub(crate) fn submit(
+        &mut self,
+        operation: Operation,
+        token: u64,
+        file: &WorkFile,
+    ) -> Result<(), PerfError> {
+        match self.client.submit(operation, token) {
+            Ok(_) => Ok(()),
+            Err(refused) => Err(request("submitting a request for", &file.path, refused.error)),
+        }
+    }
+
+    fn resolve(&mut self, parent: Handle, path: &[u8], file: &str) -> Result<Handle, PerfError> {
+        match self.call(Operation::Lookup { parent, path: path.to_vec() })? {
+            Ok(Outcome::Entry(attributes)) => Ok(attributes.handle),
+            Ok(_) => Err(unexpected("finding the directory of", file)),
+            Err(error) => Err(request("finding the directory of", file, error)),
+        }
+    }
+
+    /// Makes one request while nothing else is outstanding, and waits for its end.
+    fn call(&mut self, operation: Operation) -> Result<Result<Outcome, RequestError>, PerfError> {
+        if let Err(refused) = self.client.submit(operation, 0) {
+            return Ok(Err(refused.error));
+        }
+        loop {
+            self.poll(Time::monotonic())?;
+            if let Some(completion) = self.completions.pop() {
+                return Ok(completion.result);
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// A read of a whole buffer.
+pub(crate) fn read(file: &WorkFile, offset: u64, length: u32, buffer: HostBuffer) -> Operation {
+    Operation::Read { file: file.handle, offset, length, buffer, buffer_offset: 0 }
+}
+
+/// A write of a whole buffer.
+pub(crate) fn write(file: &WorkFile, offset: u64, length: u32, buffer: HostBuffer) -> Operation {
+    Operation::Write { file: file.handle, offset, length, buffer, buffer_offset: 0, append: false }
+}
+
+/// Checks that a read or write succeeded as a whole.
+pub(crate) fn check_moved(
+    what: &'static str,
+    file: &WorkFile,
+    offset: u64,
+    asked: u32,
+    completion: &Completion,
+) -> Result<(), PerfError> {
+    let moved = match &completion.result {
+        Ok(Outcome::Read { bytes, .. } | Outcome::Write { bytes, .. }) => *bytes,
+        Ok(_) => return Err(unexpected(what, &file.path)),
+        Err(error) => return Err(request(what, &file.path, error.clone())),
+    };
+    if moved == asked {
+        return Ok(());
+    }
+    Err(PerfError::Short { what, file: file.path.clone(), offset, asked, moved })
+}
+
+fn request(what: &'static str, file: &str, source: RequestError) -> PerfError {
+    PerfError::Request { what, file: file.to_owned(), source }
+}
+
+fn unexpected(what: &'static str, file: &str) -> PerfError {
+    let kind = ErrorKind::Protocol("the outcome is of another kind than the request");
+    request(what, file, RequestError::new(what, kind))
+}
+
+/// Random settings for a client of the metadata server at `metaserver`.
+pub(crate) fn client_options(
+    options: &PerfOptions,
+    metaserver: gannet_fabric::Address,
+) -> Result<ClientOptions, PerfError> {
+    let mut client = ClientOptions::random(metaserver).map_err(|error| PerfError::System {
+        what: "drawing a random session number",
+        source: io::Error::other(error.to_string()),
+    })?;
+    let depth_max = options.depths.iter().copied().max().unwrap_or(1).max(FILL_DEPTH);
+    client.requests_max = depth_max as usize;
+    client.complete_by_metaserver = options.complete_by_metaserver;
+    Ok(client)
+}

@@ -1,0 +1,156 @@
+//! One run from the options to the report.
+
+use std::time::Duration;
+
+use gannet_fabric::any::{AnyFabric, FabricOptions};
+use gannet_fabric::{Address, Fabric};
+use gannet_runtime::reactor::pin_to_core;
+
+use crate::ceilings::Ceilings;
+use crate::embedded::Embedded;
+use crate::error::PerfError;
+use crate::host::{Host, client_options};
+use crate::machine::Machine;
+use crate::options::{PerfOptions, Server, WorkloadKind};
+use crate::pattern::Pattern;
+use crate::report::{Build, Measurement, Report, SCHEMA, Settings};
+use crate::workload::{Observed, Workload};
+
+/// What a run is doing, for those who wait for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It measures what the machine itself can do.
+    Ceilings,
+    /// It makes and fills the file.
+    Filling,
+    /// It measures a workload at a depth.
+    Measuring(WorkloadKind, u32),
+}
+
+/// Measures what the options ask for, and tells `progress` of each step. The measuring happens on a
+/// thread of its own, so that the caller's stays where it is.
+///
+/// # Errors
+/// Everything of [`PerfError`]. Nothing is left behind but, after a failure at a running server,
+/// perhaps the file.
+pub fn run(
+    options: &PerfOptions,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Report, PerfError> {
+    options.check()?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("gannet-perf".to_owned());
+        let measuring = thread.spawn_scoped(scope, || measure(options, progress));
+        let measuring = measuring.map_err(PerfError::system("starting a thread"))?;
+        measuring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn measure(
+    options: &PerfOptions,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Report, PerfError> {
+    let mut ceilings = None;
+    if options.ceilings {
+        progress(Progress::Ceilings);
+        ceilings = Some(Ceilings::measure(options)?);
+    }
+    if let Some(core) = options.core {
+        pin_to_core(core)?;
+    }
+    let mut results = match &options.server {
+        Server::Running(address) => workloads(options, address, None, progress)?,
+        Server::Embedded(embedded) => {
+            let server = Embedded::start(embedded, options.server_core)?;
+            let busy = || server.busy();
+            let results = workloads(options, server.address(), Some(&busy), progress);
+            // A server that gave up explains what the client saw of it.
+            let stopped = server.stop();
+            match (results, stopped) {
+                (Ok(results), Ok(())) => results,
+                (Err(error), Ok(())) => return Err(error),
+                (_, Err(error)) => return Err(error),
+            }
+        }
+    };
+    if let Some(ceilings) = &mut ceilings {
+        progress(Progress::Ceilings);
+        ceilings.merge(&Ceilings::measure(options)?);
+        results.iter_mut().for_each(|result| result.relate(ceilings));
+    }
+    let mut report = Report {
+        schema: SCHEMA.to_owned(),
+        build: Build::current(),
+        machine: Machine::of_this_process(),
+        settings: Settings::of(options),
+        ceilings,
+        results,
+        warnings: Vec::new(),
+    };
+    report.judge();
+    Ok(report)
+}
+
+/// Runs every workload at every depth on a file made for it.
+fn workloads(
+    options: &PerfOptions,
+    metaserver: &Address,
+    busy: Option<&dyn Fn() -> Duration>,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Vec<Measurement>, PerfError> {
+    progress(Progress::Filling);
+    let fabric = AnyFabric::new(FabricOptions::for_address(metaserver))?;
+    let mut host = Host::new(client_options(options, metaserver.clone())?, fabric);
+    let file = host.create(options)?;
+    host.fill(&file, Pattern::new(options.seed))?;
+    let mut results = Vec::new();
+    for kind in &options.workloads {
+        for depth in &options.depths {
+            progress(Progress::Measuring(*kind, *depth));
+            let workload = Workload::new(options, *kind, *depth);
+            results.push(measurement(&workload, &mut host, &file, busy)?);
+        }
+    }
+    if !options.keep {
+        host.remove(&file)?;
+    }
+    Ok(results)
+}
+
+fn measurement<F: Fabric>(
+    workload: &Workload,
+    host: &mut Host<F>,
+    file: &crate::host::WorkFile,
+    busy: Option<&dyn Fn() -> Duration>,
+) -> Result<Measurement, PerfError> {
+    let mut busy_at = Vec::with_capacity(2);
+    let observed = workload.run(host, file, || busy_at.extend(busy.map(|busy| busy())))?;
+    let Observed { elapsed, operations, latency, verified_units, cpu_share, .. } = observed;
+    let seconds = elapsed.as_secs_f64();
+    if operations == 0 {
+        let (workload, depth) = (workload.kind.name(), workload.depth);
+        return Err(PerfError::Nothing { workload, depth, seconds });
+    }
+    let per_operation_ns = |time: Duration| time.as_nanos() as f64 / operations as f64;
+    let server_busy = match busy_at[..] {
+        [before, after] => Some(per_operation_ns(after.saturating_sub(before))),
+        _ => None,
+    };
+    Ok(Measurement {
+        workload: workload.kind,
+        block_bytes: workload.block_bytes as usize,
+        depth: workload.depth,
+        seconds,
+        operations,
+        operations_per_second: operations as f64 / seconds,
+        bytes_per_second: operations as f64 * f64::from(workload.block_bytes) / seconds,
+        latency,
+        verified_units,
+        server_busy_ns_per_operation: server_busy,
+        client_busy_ns_per_operation: per_operation_ns(observed.busy),
+        client_cpu_share: cpu_share,
+        share_of_copy: None,
+        latency_floor_ns: None,
+        share_of_latency_floor: None,
+    })
+}

@@ -1,0 +1,276 @@
+//! A closed loop: as many requests outstanding as the depth says, the next submitted as one ends.
+//!
+//! The thread polls and never waits otherwise. It reads the clock once per turn, and once more when
+//! something completed, so that a latency ends when the completion was taken, not when the turn in
+//! which it was taken began. Buffers, slots and histograms are made before the loop.
+
+use std::time::Duration;
+
+use gannet_fabric::Fabric;
+use gannet_fabric::arena::HostBuffer;
+use gannet_runtime::time::Time;
+
+use crate::ceilings::cpu::CpuWatch;
+use crate::error::PerfError;
+use crate::host::{self, Host, WorkFile};
+use crate::latency::{Latencies, LatencySummary};
+use crate::options::{PerfOptions, WorkloadKind};
+use crate::pattern::{Pattern, UNIT_BYTES};
+use crate::random::Random;
+
+/// One workload at one depth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Workload {
+    pub(crate) kind: WorkloadKind,
+    pub(crate) block_bytes: u32,
+    pub(crate) depth: u32,
+    pub(crate) warm_up: Duration,
+    pub(crate) time: Duration,
+    pub(crate) verify: Option<Pattern>,
+    pub(crate) seed: u64,
+}
+
+/// What the client saw of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    pub(crate) elapsed: Duration,
+    pub(crate) latency: LatencySummary,
+    pub(crate) operations: u64,
+    pub(crate) verified_units: u64,
+    pub(crate) busy: Duration,
+    pub(crate) cpu_share: f64,
+}
+
+/// A request under way, named by its index as token.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flight {
+    submitted: Time,
+    offset: u64,
+}
+
+/// What is counted between the end of the warm-up and the end: whatever completes in that time.
+struct Window {
+    latencies: Latencies,
+    busy: Duration,
+}
+
+impl Workload {
+    /// The workload of the options.
+    pub(crate) fn new(options: &PerfOptions, kind: WorkloadKind, depth: u32) -> Workload {
+        Workload {
+            kind,
+            block_bytes: options.block_bytes(kind),
+            depth,
+            warm_up: options.warm_up,
+            time: options.time,
+            verify: options.verify.then(|| Pattern::new(options.seed)),
+            seed: options.seed,
+        }
+    }
+
+    /// Runs to its end, with nothing outstanding before or after. `measuring` is called when the
+    /// warm-up is over and when the measurement is.
+    pub(crate) fn run<F: Fabric>(
+        &self,
+        host: &mut Host<F>,
+        file: &WorkFile,
+        mut measuring: impl FnMut(),
+    ) -> Result<Observed, PerfError> {
+        let arena = host.arena(self.block_bytes as usize, self.depth)?;
+        let mut state = Loop {
+            workload: self,
+            host,
+            file,
+            blocks: Blocks::new(self, file.size_bytes),
+            flights: vec![Flight::default(); self.depth as usize],
+            verified_units: 0,
+        };
+        let mut window = Window { latencies: Latencies::new(), busy: Duration::ZERO };
+        let mut now = Time::monotonic();
+        for index in 0..self.depth as usize {
+            let buffer = arena.take().expect("the arena has a buffer for each request");
+            state.submit(index, buffer, now)?;
+        }
+        let warm = now + self.warm_up;
+        while now < warm {
+            now = state.turn(now, None)?;
+        }
+        measuring();
+        let watch = CpuWatch::start();
+        let begin = Time::monotonic();
+        now = begin;
+        while now < begin + self.time {
+            now = state.turn(now, Some(&mut window))?;
+        }
+        let cpu_share = watch.share();
+        measuring();
+        state.drain()?;
+        Ok(Observed {
+            elapsed: now.since(begin),
+            latency: window.latencies.summary(),
+            operations: window.latencies.count(),
+            verified_units: state.verified_units,
+            busy: window.busy,
+            cpu_share,
+        })
+    }
+}
+
+/// Which block comes next.
+struct Blocks {
+    random: Option<Random>,
+    count: u64,
+    next: u64,
+    block_bytes: u64,
+}
+
+impl Blocks {
+    fn new(workload: &Workload, size_bytes: u64) -> Blocks {
+        let block_bytes = u64::from(workload.block_bytes);
+        Blocks {
+            random: workload.kind.is_random().then(|| Random::new(workload.seed)),
+            count: size_bytes / block_bytes,
+            next: 0,
+            block_bytes,
+        }
+    }
+
+    fn next_offset(&mut self) -> u64 {
+        let block = match &mut self.random {
+            Some(random) => random.below(self.count),
+            None => {
+                let after = if self.next + 1 == self.count { 0 } else { self.next + 1 };
+                std::mem::replace(&mut self.next, after)
+            }
+        };
+        block * self.block_bytes
+    }
+}
+
+struct Loop<'a, F: Fabric> {
+    workload: &'a Workload,
+    host: &'a mut Host<F>,
+    file: &'a WorkFile,
+    blocks: Blocks,
+    flights: Vec<Flight>,
+    verified_units: u64,
+}
+
+impl<F: Fabric> Loop<'_, F> {
+    fn submit(&mut self, index: usize, mut buffer: HostBuffer, now: Time) -> Result<(), PerfError> {
+        let offset = self.blocks.next_offset();
+        self.flights[index] = Flight { submitted: now, offset };
+        let (file, length) = (self.file, self.workload.block_bytes);
+        let operation = if self.workload.kind.is_write() {
+            if let Some(pattern) = self.workload.verify {
+                pattern.fill(&mut buffer[..length as usize], offset / UNIT_BYTES as u64);
+            }
+            host::write(file, offset, length, buffer)
+        } else {
+            host::read(file, offset, length, buffer)
+        };
+        self.host.submit(operation, index as u64, file)
+    }
+
+    /// Polls once, and puts a new request in the place of each that ended. Returns the time to
+    /// begin the next turn with.
+    fn turn(&mut self, now: Time, window: Option<&mut Window>) -> Result<Time, PerfError> {
+        let work = self.host.poll(now)?;
+        if self.host.completions.is_empty() {
+            let after = Time::monotonic();
+            if work > 0
+                && let Some(window) = window
+            {
+                window.busy += after.since(now);
+            }
+            return Ok(after);
+        }
+        let completed = Time::monotonic();
+        let mut completions = std::mem::take(&mut self.host.completions);
+        let mut counted = window;
+        for completion in completions.drain(..) {
+            let index = completion.token as usize;
+            let flight = self.flights[index];
+            if let Some(window) = counted.as_deref_mut() {
+                window.latencies.record(completed.since(flight.submitted));
+            }
+            let buffer = self.finish(flight, completion)?;
+            self.submit(index, buffer, completed)?;
+        }
+        self.host.completions = completions;
+        let after = Time::monotonic();
+        if let Some(window) = counted {
+            window.busy += after.since(now);
+        }
+        Ok(after)
+    }
+
+    /// Checks a completed request and returns its buffer.
+    fn finish(
+        &mut self,
+        flight: Flight,
+        completion: gannet_client::Completion,
+    ) -> Result<HostBuffer, PerfError> {
+        let is_write = self.workload.kind.is_write();
+        let what = if is_write { "writing" } else { "reading" };
+        let length = self.workload.block_bytes;
+        host::check_moved(what, self.file, flight.offset, length, &completion)?;
+        let Some(buffer) = completion.buffer else {
+            return Err(PerfError::BufferLost { what, file: self.file.path.clone() });
+        };
+        if let Some(pattern) = self.workload.verify
+            && !is_write
+        {
+            let bytes = &buffer[..length as usize];
+            let checked = pattern.check(bytes, flight.offset / UNIT_BYTES as u64);
+            checked
+                .map_err(|mismatch| PerfError::Wrong { file: self.file.path.clone(), mismatch })?;
+            self.verified_units += u64::from(length) / UNIT_BYTES as u64;
+        }
+        Ok(buffer)
+    }
+
+    /// Waits for all that is outstanding.
+    fn drain(&mut self) -> Result<(), PerfError> {
+        let mut outstanding = self.flights.len();
+        while outstanding > 0 {
+            self.host.poll(Time::monotonic())?;
+            while let Some(completion) = self.host.completions.pop() {
+                let flight = self.flights[completion.token as usize];
+                let _buffer = self.finish(flight, completion)?;
+                outstanding -= 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(kind: WorkloadKind) -> Workload {
+        Workload {
+            kind,
+            block_bytes: 4096,
+            depth: 1,
+            warm_up: Duration::ZERO,
+            time: Duration::ZERO,
+            verify: None,
+            seed: 3,
+        }
+    }
+
+    #[test]
+    fn sequential_blocks_wrap_around_and_random_ones_cover_the_file() {
+        let mut blocks = Blocks::new(&workload(WorkloadKind::Read), 3 * 4096);
+        let offsets: Vec<u64> = (0..5).map(|_| blocks.next_offset()).collect();
+        assert_eq!(offsets, [0, 4096, 8192, 0, 4096]);
+
+        let mut blocks = Blocks::new(&workload(WorkloadKind::RandomWrite), 8 * 4096);
+        let mut seen: Vec<u64> = (0..200).map(|_| blocks.next_offset()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, (0..8).map(|block| block * 4096).collect::<Vec<u64>>());
+    }
+}

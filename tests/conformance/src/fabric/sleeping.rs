@@ -1,0 +1,155 @@
+//! Sleeping on the wake descriptors, two threads.
+
+use std::time::Duration;
+
+use gannet_fabric::{ConnectionId, Fabric, PostError};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::Provider;
+use super::end::{End, Note, PATIENCE};
+
+/// Arms, polls once more, blocks if there is nothing, disarms.
+///
+/// # Panics
+/// If nothing wakes it within [`PATIENCE`]: a lost wake-up.
+pub fn sleep<F: Fabric>(end: &mut End<F>) {
+    end.fabric.flush();
+    end.fabric.arm();
+    if !end.turn() {
+        let mut woken = 0;
+        end.fabric.wake_descriptors(&mut |descriptor| {
+            let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+            let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+            woken = rustix::event::poll(&mut polled, Some(&timeout)).expect("poll");
+        });
+        assert_eq!(woken, 1, "nothing woke the sleeper: a lost wake-up");
+    }
+    end.fabric.disarm();
+    end.turn();
+}
+
+fn sleep_until<F: Fabric, T>(
+    end: &mut End<F>,
+    mut done: impl FnMut(&mut End<F>) -> Option<T>,
+) -> T {
+    loop {
+        end.turn();
+        if let Some(value) = done(end) {
+            return value;
+        }
+        sleep(end);
+    }
+}
+
+/// Runs `left` and `right` in threads of their own, connected.
+fn two_threads<P: Provider>(
+    provider: &P,
+    left: impl FnOnce(End<P::Fabric>, ConnectionId) + Send,
+    right: impl FnOnce(End<P::Fabric>, ConnectionId) + Send,
+) {
+    let address = provider.address();
+    let (listening, listens) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let at = address.clone();
+        scope.spawn(move || {
+            let mut fabric = provider.fabric();
+            fabric.listen(&at).expect("a free address");
+            listening.send(()).expect("the other thread waits");
+            let mut end = End::new(fabric);
+            let id = sleep_until(&mut end, |end| {
+                end.take(|id, note| matches!(note, Note::Accepted).then_some(id))
+            });
+            right(end, id);
+        });
+        listens.recv().expect("the other thread listens");
+        let mut end = End::new(provider.fabric());
+        let id = end.fabric.connect(&address).expect("room");
+        sleep_until(&mut end, |end| {
+            end.take(|_, note| matches!(note, Note::Connected).then_some(()))
+        });
+        left(end, id);
+    });
+}
+
+/// Ping-pong in which both ends sleep whenever they have nothing to do.
+pub fn no_wake_up_is_lost(provider: &impl Provider) {
+    const ROUNDS: u64 = 100_000;
+    two_threads(
+        provider,
+        |mut end, id| {
+            for round in 0..ROUNDS {
+                end.fabric.send(id, &round.to_le_bytes()).expect("a credit");
+                let answer = sleep_until(&mut end, |end| end.message(id));
+                assert_eq!(answer, round.to_le_bytes());
+            }
+            end.fabric.disconnect(id);
+        },
+        |mut end, id| {
+            for round in 0..ROUNDS {
+                // Now and then it is busy when the message comes, so that all interleavings of
+                // going to sleep and publishing occur.
+                for _ in 0..round % 64 * 16 {
+                    std::hint::spin_loop();
+                }
+                let question = sleep_until(&mut end, |end| end.message(id));
+                assert_eq!(question, round.to_le_bytes());
+                end.fabric.send(id, &question).expect("a credit");
+            }
+            end.fabric.flush();
+            sleep_until(&mut end, |end| end.ended(id));
+        },
+    );
+}
+
+/// A sender that ran out of credits and sleeps is woken when it gets some.
+pub fn a_sleeper_without_credits_is_woken(provider: &impl Provider) {
+    const MESSAGES: u64 = 20_000;
+    two_threads(
+        provider,
+        |mut end, id| {
+            for number in 0..MESSAGES {
+                sleep_until(&mut end, |end| match end.fabric.send(id, &number.to_le_bytes()) {
+                    Ok(()) => Some(()),
+                    Err(PostError::Full) => None,
+                    Err(other) => panic!("{other}"),
+                });
+            }
+            end.fabric.flush();
+            sleep_until(&mut end, |end| end.message(id));
+            end.fabric.disconnect(id);
+        },
+        |mut end, id| {
+            for number in 0..MESSAGES {
+                if number % 5000 == 0 {
+                    // Long enough that the sender fills the queue and goes to sleep.
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                let message = sleep_until(&mut end, |end| end.message(id));
+                assert_eq!(message, number.to_le_bytes());
+            }
+            end.fabric.send(id, b"all").expect("a credit");
+            sleep_until(&mut end, |end| end.ended(id));
+        },
+    );
+}
+
+/// A sleeper is woken by the end of its connection, orderly or not.
+pub fn a_sleeper_learns_of_the_end(provider: &impl Provider) {
+    for dies in [false, true] {
+        two_threads(
+            provider,
+            |mut end, id| {
+                sleep_until(&mut end, |end| end.ended(id));
+            },
+            |mut end, id| {
+                std::thread::sleep(Duration::from_millis(20));
+                if dies {
+                    provider.kill(end.fabric);
+                } else {
+                    end.fabric.disconnect(id);
+                    end.turn();
+                }
+            },
+        );
+    }
+}

@@ -1,0 +1,11 @@
+//! Configuration files: TOML in, checked settings out.
+//!
+//! Whatever is wrong is named with file, line and key, and with what is allowed instead. Nothing is
+//! guessed: unknown keys, wrong types and values out of range are refused before anything is tried.
+
+mod document;
+mod metaserver;
+mod target;
+
+pub(crate) use metaserver::MetaServerSettings;
+pub(crate) use target::{STORE_BYTES, StorePlace, StoreSettings, TargetSettings};

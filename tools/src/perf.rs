@@ -1,0 +1,285 @@
+//! `gannet perf`: the arguments of the performance harness.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use gannet_fabric::Address;
+use gannet_perf::{
+    EmbeddedOptions, LogPlace, PerfOptions, Progress, Server, StorePlace, WorkloadKind,
+};
+
+use crate::failure::Failure;
+use crate::units::{parse_duration, parse_size};
+
+/// Where the address of a running server is looked for when no argument says.
+const SERVER_VARIABLE: &str = "GANNET_SERVER";
+
+const HELP: &str = "\
+Each workload runs at each depth: as many requests outstanding, the next submitted as one ends. One
+row tells the rate, the bandwidth and the latency's percentiles, and beside them what share of the
+machine's own limits that is: of what one core can copy, and, at depth 1, of the time that one round
+trip between two cores and one copy take. Client and server need a core each.
+
+Examples:
+  gannet perf --embedded                                 a server in memory, for this run only
+  gannet perf --embedded --store /data:4G --metadata-log /data
+  gannet perf --server shm:///tmp/gannet/meta.sock --file /perf.dat --size 1G
+  gannet perf --embedded --workload randread --depth 1,32,128 --time 10s --json
+  gannet perf --embedded --verify --time 1s              also check every word";
+
+/// `gannet perf`.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(crate) struct PerfArguments {
+    /// Address of a running metadata server [default: the variable GANNET_SERVER].
+    #[arg(long, value_name = "URI", conflicts_with = "embedded")]
+    server: Option<Address>,
+    /// Measure a server that runs in this process, on one core, for this run only.
+    #[arg(long)]
+    embedded: bool,
+    /// Embedded: the store, "ram:512M" in memory or "/data:4G" in a file in a directory.
+    #[arg(long, value_name = "PLACE", default_value = "ram:512M", value_parser = parse_store)]
+    #[arg(requires = "embedded")]
+    store: StorePlace,
+    /// Embedded: the metadata log, "ram" or a directory.
+    #[arg(long, value_name = "PLACE", default_value = "ram", value_parser = parse_log)]
+    #[arg(requires = "embedded")]
+    metadata_log: LogPlace,
+    /// Core of the measuring thread, a number or "any".
+    #[arg(long, value_name = "CORE", default_value = "1", value_parser = parse_core)]
+    core: Core,
+    /// Core of the server, a number or "any"; a running server has to be there already.
+    #[arg(long, value_name = "CORE", default_value = "0", value_parser = parse_core)]
+    server_core: Core,
+    /// The file to work on; made before and removed after.
+    #[arg(long, value_name = "PATH", default_value = "/perf.dat")]
+    file: String,
+    /// Its length.
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    size: u64,
+    /// Use the file although it exists, and lose its content.
+    #[arg(long)]
+    overwrite: bool,
+    /// Leave the file there.
+    #[arg(long)]
+    keep: bool,
+    /// What to do: randread, randwrite, read, write.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(default_value = "randread,randwrite,read,write")]
+    workload: Vec<WorkloadKind>,
+    /// Requests outstanding at a time.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8,32")]
+    depth: Vec<u32>,
+    /// Length of the blocks [default: 4K of random workloads, 128K of sequential ones].
+    #[arg(long, value_name = "SIZE", value_parser = parse_block_size)]
+    block_size: Option<u32>,
+    /// How long to measure each.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    time: Duration,
+    /// How long each runs before it is measured.
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    warm_up: Duration,
+    /// Check every word that is read, and write words that can be checked.
+    #[arg(long)]
+    verify: bool,
+    /// Who tells the host that a read is complete: "direct" (the data servers) or "metaserver".
+    #[arg(long, value_name = "WHO", default_value = "direct")]
+    #[arg(value_parser = ["direct", "metaserver"])]
+    completion: String,
+    /// Do not measure what the machine itself can do.
+    #[arg(long)]
+    no_ceilings: bool,
+    /// Which blocks are chosen, and what they hold.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A core, or none in particular.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Core(Option<usize>);
+
+/// Measures and prints the report.
+///
+/// # Errors
+/// What [`gannet_perf::run`] returns, and if nothing says which server to measure.
+pub(crate) fn run(arguments: &PerfArguments) -> Result<(), Failure> {
+    let options = options(arguments)?;
+    let tells = std::io::stderr().is_terminal();
+    let mut progress = |step: Progress| {
+        if tells {
+            eprintln!("{}", describe(&step));
+        }
+    };
+    let report = gannet_perf::run(&options, &mut progress).map_err(|error| {
+        if error.is_usage() { Failure::usage(error) } else { Failure::operation(error) }
+    })?;
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&report).map_err(Failure::operation)?;
+        println!("{text}");
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+fn describe(step: &Progress) -> String {
+    match step {
+        Progress::Ceilings => "measuring what the machine itself can do".to_owned(),
+        Progress::Filling => "writing the file".to_owned(),
+        Progress::Measuring(workload, depth) => format!("measuring {workload} at depth {depth}"),
+    }
+}
+
+fn options(arguments: &PerfArguments) -> Result<PerfOptions, Failure> {
+    let mut options = PerfOptions::new(server(arguments)?);
+    options.core = arguments.core.0;
+    options.server_core = arguments.server_core.0;
+    options.file.clone_from(&arguments.file);
+    options.size_bytes = arguments.size;
+    options.overwrite = arguments.overwrite;
+    options.keep = arguments.keep;
+    options.workloads.clone_from(&arguments.workload);
+    options.depths.clone_from(&arguments.depth);
+    options.block_bytes = arguments.block_size;
+    options.time = arguments.time;
+    options.warm_up = arguments.warm_up;
+    options.verify = arguments.verify;
+    options.complete_by_metaserver = arguments.completion == "metaserver";
+    options.ceilings = !arguments.no_ceilings;
+    options.seed = arguments.seed;
+    Ok(options)
+}
+
+fn server(arguments: &PerfArguments) -> Result<Server, Failure> {
+    if arguments.embedded {
+        let (store, log) = (arguments.store.clone(), arguments.metadata_log.clone());
+        return Ok(Server::Embedded(EmbeddedOptions { store, log }));
+    }
+    if let Some(address) = &arguments.server {
+        return Ok(Server::Running(address.clone()));
+    }
+    let text = std::env::var(SERVER_VARIABLE).map_err(|_| {
+        Failure::usage(format!(
+            "nothing says what to measure: give --embedded, or --server, or set {SERVER_VARIABLE}"
+        ))
+    })?;
+    let address = text.parse::<Address>();
+    let address = address.map_err(|error| Failure::usage(format!("{SERVER_VARIABLE}: {error}")))?;
+    Ok(Server::Running(address))
+}
+
+fn parse_core(text: &str) -> Result<Core, String> {
+    if text == "any" {
+        return Ok(Core(None));
+    }
+    let number = text.parse().map_err(|_| format!("{text:?} is no core: a number, or \"any\""))?;
+    Ok(Core(Some(number)))
+}
+
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    u32::try_from(parse_size(text)?).map_err(|_| format!("{text:?} is more than any block"))
+}
+
+fn parse_store(text: &str) -> Result<StorePlace, String> {
+    let Some((place, size)) = text.rsplit_once(':') else {
+        return Err(format!("{text:?} is no store: write \"ram:512M\" or \"/directory:4G\""));
+    };
+    let size_bytes = parse_size(size)?;
+    Ok(match place {
+        "ram" => StorePlace::Ram { size_bytes },
+        "" => return Err(format!("{text:?} names no directory: write \"/directory:4G\"")),
+        directory => StorePlace::File { directory: PathBuf::from(directory), size_bytes },
+    })
+}
+
+fn parse_log(text: &str) -> Result<LogPlace, String> {
+    Ok(match text {
+        "ram" => LogPlace::Ram,
+        "" => return Err("name a directory, or \"ram\"".to_owned()),
+        directory => LogPlace::Directory(PathBuf::from(directory)),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        perf: PerfArguments,
+    }
+
+    fn parse(words: &str) -> Result<PerfArguments, String> {
+        let words = std::iter::once("perf").chain(words.split_whitespace());
+        Command::try_parse_from(words).map(|it| it.perf).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_harness() {
+        let parsed = options(&parse("--embedded").unwrap()).unwrap();
+        let defaults = PerfOptions::new(Server::Embedded(EmbeddedOptions::default()));
+        assert_eq!(format!("{parsed:?}"), format!("{defaults:?}"));
+        assert!(parsed.check().is_ok());
+    }
+
+    #[test]
+    fn every_argument_arrives() {
+        let words = "--server shm:///run/meta.sock --core any --server-core 3 --file /a/b \
+                     --size 1G --overwrite --keep --workload write,randread --depth 4,64 \
+                     --block-size 8K --time 10s --warm-up 1ms --verify --completion metaserver \
+                     --no-ceilings --seed 9";
+        let parsed = options(&parse(words).unwrap()).unwrap();
+        let mut expected =
+            PerfOptions::new(Server::Running("shm:///run/meta.sock".parse().unwrap()));
+        (expected.core, expected.server_core) = (None, Some(3));
+        expected.file = "/a/b".to_owned();
+        expected.size_bytes = 1 << 30;
+        (expected.overwrite, expected.keep) = (true, true);
+        expected.workloads = vec![WorkloadKind::Write, WorkloadKind::RandomRead];
+        expected.depths = vec![4, 64];
+        expected.block_bytes = Some(8 << 10);
+        expected.time = Duration::from_secs(10);
+        expected.warm_up = Duration::from_millis(1);
+        (expected.verify, expected.complete_by_metaserver) = (true, true);
+        expected.ceilings = false;
+        expected.seed = 9;
+        assert_eq!(format!("{parsed:?}"), format!("{expected:?}"));
+
+        let words = "--embedded --store /data:4G --metadata-log /logs";
+        let parsed = options(&parse(words).unwrap()).unwrap();
+        let store = StorePlace::File { directory: "/data".into(), size_bytes: 4 << 30 };
+        let log = LogPlace::Directory("/logs".into());
+        assert_eq!(parsed.server, Server::Embedded(EmbeddedOptions { store, log }));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_the_word_that_is_wrong() {
+        for (words, wrong) in [
+            ("--embedded --core x", "\"x\""),
+            ("--embedded --store ram", "\"ram\""),
+            ("--embedded --store :1G", "\":1G\""),
+            ("--embedded --store ram:x", "\"x\""),
+            ("--embedded --workload scan", "\"scan\""),
+            ("--embedded --depth many", "many"),
+            ("--embedded --size big", "\"big\""),
+            ("--embedded --block-size 5G", "\"5G\""),
+            ("--embedded --time 3", "\"3\""),
+            ("--embedded --completion nobody", "nobody"),
+            ("--server nowhere", "nowhere"),
+            ("--server shm:///meta.sock --embedded", "--embedded"),
+            ("--server shm:///meta.sock --store ram:1G", "--embedded"),
+        ] {
+            let message = parse(words).unwrap_err();
+            assert!(message.contains(wrong), "{words}: {message}");
+        }
+    }
+}
