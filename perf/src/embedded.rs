@@ -80,6 +80,7 @@ struct Plan {
     seed: [u8; 32],
     store: StoreSpec,
     log: Option<PathBuf>,
+    log_bytes_max: u64,
     failure: Failure,
     stop: StopFlag,
 }
@@ -90,6 +91,16 @@ impl Embedded {
     pub(crate) fn start(
         options: &EmbeddedOptions,
         core: Option<usize>,
+    ) -> Result<Embedded, PerfError> {
+        let log_bytes_max = (machine::memory_available_bytes() / 2).max(RAM_LOG_BYTES_MIN);
+        Embedded::start_with_log(options, core, log_bytes_max)
+    }
+
+    /// As [`Embedded::start`]; a log in memory grows to `log_bytes_max`.
+    pub(crate) fn start_with_log(
+        options: &EmbeddedOptions,
+        core: Option<usize>,
+        log_bytes_max: u64,
     ) -> Result<Embedded, PerfError> {
         let directories = Directories::make(options)?;
         let stop = StopFlag::new().map_err(PerfError::system("making the stop flag"))?;
@@ -103,6 +114,7 @@ impl Embedded {
             seed: random()?,
             store: directories.store_spec(options),
             log: directories.log.as_ref().map(|log| log.path().to_path_buf()),
+            log_bytes_max,
             failure: failure.clone(),
             stop: stop.clone(),
         };
@@ -119,6 +131,11 @@ impl Embedded {
     /// Where hosts connect.
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Set when the server has given up.
+    pub(crate) fn stop_flag(&self) -> &StopFlag {
+        &self.stop
     }
 
     /// Time that the reactor has spent in turns with work.
@@ -213,8 +230,9 @@ impl Plan {
         match &self.log {
             None => {
                 let mut disk = AnyDisk::ram_only(RAM_DISK_ENTRIES).map_err(text)?;
-                let len_bytes = (machine::memory_available_bytes() / 2).max(RAM_LOG_BYTES_MIN);
-                let log = disk.create_ram(LOG_BYTES, len_bytes).map_err(text)?;
+                let log = disk
+                    .create_ram(LOG_BYTES.min(self.log_bytes_max), self.log_bytes_max)
+                    .map_err(text)?;
                 let start = disk.resident(log, 0, BLOCK_BYTES).ok_or("a log without its start")?;
                 format::format_resident(&start, self.file_system, 0, 1);
                 Ok((disk, log, "in memory".to_owned()))

@@ -72,12 +72,17 @@ pub enum PerfError {
         file: String,
     },
     /// Requests are outstanding and nothing happens.
-    #[error("{outstanding} requests are outstanding and nothing has happened for {seconds} s")]
+    #[error(
+        "{outstanding} requests are outstanding and nothing has happened for {seconds} s; the \
+         client counts {counters}"
+    )]
     Stalled {
         /// How many.
         outstanding: usize,
         /// For how long.
         seconds: u64,
+        /// What the client has counted.
+        counters: String,
     },
     /// Nothing completed while it was measured.
     #[error(

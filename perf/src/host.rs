@@ -9,6 +9,7 @@ use gannet_client::{
 use gannet_fabric::Fabric;
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
 use gannet_proto::{Handle, Inode, Status};
+use gannet_runtime::stop::StopFlag;
 use gannet_runtime::time::Time;
 
 use crate::error::PerfError;
@@ -32,6 +33,8 @@ pub(crate) struct Host<F: Fabric> {
     regions: RegionIds,
     /// When something last happened.
     alive: Time,
+    /// Set when the embedded server has given up.
+    server_stopped: Option<StopFlag>,
 }
 
 /// The file that the workloads use.
@@ -46,13 +49,19 @@ pub(crate) struct WorkFile {
 }
 
 impl<F: Fabric> Host<F> {
-    /// A client with these settings; it connects with the first request.
-    pub(crate) fn new(options: ClientOptions, fabric: F) -> Host<F> {
+    /// A client with these settings; it connects with the first request, and gives up when
+    /// `server_stopped` is set.
+    pub(crate) fn new(
+        options: ClientOptions,
+        fabric: F,
+        server_stopped: Option<StopFlag>,
+    ) -> Host<F> {
         Host {
             completions: Vec::with_capacity(options.requests_max),
             client: Client::new(options, fabric),
             regions: RegionIds::new(),
             alive: Time::monotonic(),
+            server_stopped,
         }
     }
 
@@ -61,11 +70,26 @@ impl<F: Fabric> Host<F> {
         let work = self.client.poll(now, &mut self.completions);
         if work > 0 || self.client.outstanding() == 0 {
             self.alive = now;
+        } else if self.server_stopped.as_ref().is_some_and(StopFlag::is_stopped) {
+            return Err(PerfError::Embedded("it has stopped".to_owned()));
         } else if now.since(self.alive) > STALL_MAX {
-            let outstanding = self.client.outstanding();
-            return Err(PerfError::Stalled { outstanding, seconds: STALL_MAX.as_secs() });
+            return Err(self.stalled());
         }
         Ok(work)
+    }
+
+    #[cold]
+    fn stalled(&self) -> PerfError {
+        let counters = self.client.counters();
+        let counters = counters.iter().filter(|(_, value)| *value > 0);
+        PerfError::Stalled {
+            outstanding: self.client.outstanding(),
+            seconds: STALL_MAX.as_secs(),
+            counters: counters
+                .map(|(name, value)| format!("{name} {value}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        }
     }
 
     /// Buffers that requests can name.

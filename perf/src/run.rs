@@ -5,11 +5,12 @@ use std::time::Duration;
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::{Address, Fabric};
 use gannet_runtime::reactor::pin_to_core;
+use gannet_runtime::stop::StopFlag;
 
 use crate::ceilings::Ceilings;
 use crate::embedded::Embedded;
 use crate::error::PerfError;
-use crate::host::{Host, client_options};
+use crate::host::{Host, WorkFile, client_options};
 use crate::machine::Machine;
 use crate::options::{PerfOptions, Server, WorkloadKind};
 use crate::pattern::Pattern;
@@ -38,9 +39,11 @@ pub fn run(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Report, PerfError> {
     options.check()?;
+    // Before anything is pinned: a pinned thread sees one core.
+    let machine = Machine::of_this_process();
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("gannet-perf".to_owned());
-        let measuring = thread.spawn_scoped(scope, || measure(options, progress));
+        let measuring = thread.spawn_scoped(scope, || measure(options, machine, progress));
         let measuring = measuring.map_err(PerfError::system("starting a thread"))?;
         measuring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -48,6 +51,7 @@ pub fn run(
 
 fn measure(
     options: &PerfOptions,
+    machine: Machine,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Report, PerfError> {
     let mut ceilings = None;
@@ -59,18 +63,13 @@ fn measure(
         pin_to_core(core)?;
     }
     let mut results = match &options.server {
-        Server::Running(address) => workloads(options, address, None, progress)?,
+        Server::Running(address) => {
+            let mut host = connect(options, address, None)?;
+            workloads(options, &mut host, None, progress)?
+        }
         Server::Embedded(embedded) => {
             let server = Embedded::start(embedded, options.server_core)?;
-            let busy = || server.busy();
-            let results = workloads(options, server.address(), Some(&busy), progress);
-            // A server that gave up explains what the client saw of it.
-            let stopped = server.stop();
-            match (results, stopped) {
-                (Ok(results), Ok(())) => results,
-                (Err(error), Ok(())) => return Err(error),
-                (_, Err(error)) => return Err(error),
-            }
+            embedded_workloads(options, server, progress)?
         }
     };
     if let Some(ceilings) = &mut ceilings {
@@ -81,7 +80,7 @@ fn measure(
     let mut report = Report {
         schema: SCHEMA.to_owned(),
         build: Build::current(),
-        machine: Machine::of_this_process(),
+        machine,
         settings: Settings::of(options),
         ceilings,
         results,
@@ -91,16 +90,41 @@ fn measure(
     Ok(report)
 }
 
-/// Runs every workload at every depth on a file made for it.
-fn workloads(
+/// Runs the workloads against an embedded server, and ends it.
+fn embedded_workloads(
+    options: &PerfOptions,
+    server: Embedded,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Vec<Measurement>, PerfError> {
+    let host = connect(options, server.address(), Some(server.stop_flag().clone()));
+    let busy = || server.busy();
+    // The client ends before the server does.
+    let results = host.and_then(|mut host| workloads(options, &mut host, Some(&busy), progress));
+    match (results, server.stop()) {
+        (results, Ok(())) => results,
+        // A server that gave up explains what the client saw of it.
+        (_, Err(error)) => Err(error),
+    }
+}
+
+fn connect(
     options: &PerfOptions,
     metaserver: &Address,
+    server_stopped: Option<StopFlag>,
+) -> Result<Host<AnyFabric>, PerfError> {
+    let fabric = AnyFabric::new(FabricOptions::for_address(metaserver))?;
+    let client = client_options(options, metaserver.clone())?;
+    Ok(Host::new(client, fabric, server_stopped))
+}
+
+/// Runs every workload at every depth on a file made for it.
+fn workloads<F: Fabric>(
+    options: &PerfOptions,
+    host: &mut Host<F>,
     busy: Option<&dyn Fn() -> Duration>,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Vec<Measurement>, PerfError> {
     progress(Progress::Filling);
-    let fabric = AnyFabric::new(FabricOptions::for_address(metaserver))?;
-    let mut host = Host::new(client_options(options, metaserver.clone())?, fabric);
     let file = host.create(options)?;
     host.fill(&file, Pattern::new(options.seed))?;
     let mut results = Vec::new();
@@ -108,7 +132,7 @@ fn workloads(
         for depth in &options.depths {
             progress(Progress::Measuring(*kind, *depth));
             let workload = Workload::new(options, *kind, *depth);
-            results.push(measurement(&workload, &mut host, &file, busy)?);
+            results.push(measurement(&workload, host, &file, busy)?);
         }
     }
     if !options.keep {
@@ -120,7 +144,7 @@ fn workloads(
 fn measurement<F: Fabric>(
     workload: &Workload,
     host: &mut Host<F>,
-    file: &crate::host::WorkFile,
+    file: &WorkFile,
     busy: Option<&dyn Fn() -> Duration>,
 ) -> Result<Measurement, PerfError> {
     let mut busy_at = Vec::with_capacity(2);
@@ -153,4 +177,27 @@ fn measurement<F: Fabric>(
         latency_floor_ns: None,
         share_of_latency_floor: None,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::options::EmbeddedOptions;
+
+    /// A log that is full is the end of a metadata server; the run ends with its words, soon.
+    #[test]
+    fn a_server_that_gives_up_ends_the_run_and_says_why() {
+        let embedded = EmbeddedOptions::default();
+        let mut options = PerfOptions::new(Server::Embedded(embedded.clone()));
+        (options.core, options.server_core) = (None, None);
+        options.size_bytes = 4 << 20;
+        options.workloads = vec![WorkloadKind::RandomWrite];
+        options.depths = vec![1];
+        options.time = Duration::from_secs(600);
+        let server = Embedded::start_with_log(&embedded, None, 1 << 20).unwrap();
+        let error = embedded_workloads(&options, server, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, PerfError::Embedded(_)), "{error}");
+        assert!(error.to_string().contains("log cannot grow"), "{error}");
+    }
 }

@@ -60,7 +60,7 @@ impl Default for Limits {
             handshakes_max: 128,
             small_buffers: None,
             large_buffers: None,
-            copy_bytes_per_turn: 4 << 20,
+            copy_bytes_per_turn: 1 << 20,
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::engine::Store;
 use crate::outbox::Answer;
 use crate::seats::Role;
 use crate::sessions::{Asker, Outcome};
-use crate::target::{Target, wire_answer};
+use crate::target::{Target, notice_of, wire_answer};
 
 /// Why a connection is ended by this side.
 #[derive(Debug, thiserror::Error)]
@@ -355,7 +355,8 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         if grant.term.get() != channel.term {
             // Of another connection's stream: its number says nothing on this one.
             self.stats.grants_refused += 1;
-            self.refuse(index, grant, Status::STALE_EPOCH);
+            let stale = Status::STALE_EPOCH;
+            self.refuse(index, notice_of(grant.term.get(), number, stale, 0));
             return Ok(());
         }
         if number <= channel.last_number {
@@ -381,7 +382,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
             }
             Err(status) => {
                 self.stats.grants_refused += 1;
-                self.notice(index, grant, status);
+                self.notice(index, notice_of(grant.term.get(), number, status, 0));
             }
         }
         Ok(())

@@ -48,15 +48,9 @@ enum Driven {
 }
 
 impl<F: Fabric, D: Disk> Engine<F, D> {
-    /// Posts what can be posted of the grant at the head of a queue; copies until `copy_bytes` were
-    /// copied in this turn.
-    pub(crate) fn visit(
-        &mut self,
-        grants: &mut Grants,
-        place: u32,
-        copy_bytes: u32,
-        stats: &mut Stats,
-    ) -> Visit {
+    /// Posts what can be posted of the grant at the head of a queue; yields after
+    /// [`COPY_BYTES_MAX`] bytes of copying, so that sessions with less to do get their turn.
+    pub(crate) fn visit(&mut self, grants: &mut Grants, place: u32, stats: &mut Stats) -> Visit {
         let Some(entry) = grants.get(place) else { return Visit::Blocked };
         if let Err(status) = grants.check_live(entry) {
             return stopped(grants.stop(place, status));
@@ -72,7 +66,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             }
         }
         let shape = self.shape(entry);
-        let from = entry.cursor;
+        let (from, copied_before) = (entry.cursor, self.copied_bytes);
         let mut failure = Status::OK;
         let visit = loop {
             let Some(piece) = shape.piece(entry.cursor) else { break Visit::Posted };
@@ -89,7 +83,8 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
                     break Visit::Posted;
                 }
             }
-            if self.copied_bytes >= copy_bytes && entry.cursor < entry.grant.length.get() {
+            let copied = self.copied_bytes - copied_before;
+            if copied >= COPY_BYTES_MAX && entry.cursor < entry.grant.length.get() {
                 break Visit::Yielded;
             }
         };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            admit            begin             all_posted          under_way = 0
-//!   (none) ---------> Queued --------> Posting ------------> Posted ------------> end
+//!   (Ended) --------> Queued --------> Posting ------------> Posted ------------> end
 //!                        |                |                    ^
 //!                        | cut, revoke    | cut, failure       |
 //!                        +----------------+--------------------+
@@ -24,14 +24,14 @@ use gannet_proto::control::Grant;
 use gannet_proto::limits::GRANTS_MAX;
 use gannet_runtime::memory::Slice;
 
-use crate::slab::Slab;
-
 /// No grant.
 const NONE: u32 = u32::MAX;
 
 /// Where a grant is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// There is none in this place.
+    Ended,
     /// Nothing was posted for it.
     Queued,
     /// At the head of its session's queue, with pieces still to post.
@@ -67,7 +67,12 @@ pub(crate) struct Entry {
 /// What a grant that ended leaves to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
-    pub(crate) grant: Grant,
+    pub(crate) term: u64,
+    pub(crate) number: u64,
+    pub(crate) operation: u8,
+    pub(crate) flags: u8,
+    pub(crate) length: u32,
+    pub(crate) trailer: [u8; 32],
     pub(crate) status: Status,
     pub(crate) channel: u16,
     pub(crate) session: u32,
@@ -104,7 +109,9 @@ struct Channel {
 /// All grants of a data server that have not ended.
 #[derive(Debug)]
 pub(crate) struct Grants {
-    entries: Slab<Entry>,
+    /// Changed in place and never moved: they are large, and there are many.
+    entries: Vec<Entry>,
+    free: Vec<u32>,
     sessions: Vec<Session>,
     channels: Vec<Channel>,
 }
@@ -121,7 +128,8 @@ impl Grants {
             begun_before: 0,
         };
         Grants {
-            entries: Slab::new(0),
+            entries: Vec::new(),
+            free: Vec::new(),
             sessions: vec![session; sessions as usize],
             channels: Vec::new(),
         }
@@ -134,7 +142,14 @@ impl Grants {
         if self.channels.len() < channels {
             self.channels.resize(channels, channel);
         }
-        self.entries.reserve(self.entries.len().saturating_add(grants));
+        let from = self.entries.len() as u32;
+        let places = from.max(self.len().saturating_add(grants));
+        self.entries.resize_with(places as usize, Entry::none);
+        // The lowest places last, so that a lightly used table keeps using the same warm ones.
+        let mut free = Vec::with_capacity(places as usize);
+        free.extend((from..places).rev());
+        free.append(&mut self.free);
+        self.free = free;
     }
 
     /// Queues a grant for its session; `None` when there is no room.
@@ -146,29 +161,27 @@ impl Grants {
         session: u32,
         connection: ConnectionId,
     ) -> Option<u32> {
+        let place = self.free.pop()?;
         let queue = &mut self.sessions[session as usize];
         let origin = &mut self.channels[usize::from(channel)];
-        let entry = Entry {
-            grant: *grant,
-            channel,
-            store,
-            session,
-            connection,
-            stage: Stage::Queued,
-            cursor: 0,
-            under_way: 0,
-            status: Status::OK,
-            view: None,
-            begun: false,
-            session_era: queue.era,
-            channel_era: origin.era,
-            previous: queue.tail,
-            next: NONE,
-        };
-        let place = self.entries.insert(entry).ok()?;
-        origin.places[number_index(grant)] = place;
         let last = std::mem::replace(&mut queue.tail, place);
-        match self.entries.get_mut(last) {
+        let entry = &mut self.entries[place as usize];
+        entry.grant.clone_from(grant);
+        entry.channel = channel;
+        entry.store = store;
+        entry.session = session;
+        entry.connection = connection;
+        entry.stage = Stage::Queued;
+        entry.cursor = 0;
+        entry.under_way = 0;
+        entry.status = Status::OK;
+        entry.begun = false;
+        entry.session_era = queue.era;
+        entry.channel_era = origin.era;
+        entry.previous = last;
+        entry.next = NONE;
+        origin.places[number_index(grant)] = place;
+        match self.entries.get_mut(last as usize) {
             Some(last) => last.next = place,
             None => queue.head = place,
         }
@@ -182,11 +195,11 @@ impl Grants {
     }
 
     pub(crate) fn get(&self, place: u32) -> Option<&Entry> {
-        self.entries.get(place)
+        self.entries.get(place as usize).filter(|entry| entry.stage != Stage::Ended)
     }
 
     pub(crate) fn get_mut(&mut self, place: u32) -> Option<&mut Entry> {
-        self.entries.get_mut(place)
+        self.entries.get_mut(place as usize).filter(|entry| entry.stage != Stage::Ended)
     }
 
     /// Whether anything may be posted for a grant now; otherwise what it is to be answered.
@@ -209,20 +222,18 @@ impl Grants {
 
     /// Begins a queued grant: from now on it counts as under way.
     pub(crate) fn begin(&mut self, place: u32) {
-        if let Some(entry) = self.entries.get_mut(place)
-            && !entry.begun
-        {
-            entry.begun = true;
-            entry.stage = Stage::Posting;
-            self.sessions[entry.session as usize].begun += 1;
-            self.channels[usize::from(entry.channel)].begun += 1;
-        }
+        let Some(entry) = self.get_mut(place).filter(|entry| !entry.begun) else { return };
+        entry.begun = true;
+        entry.stage = Stage::Posting;
+        let (session, channel) = (entry.session as usize, usize::from(entry.channel));
+        self.sessions[session].begun += 1;
+        self.channels[channel].begun += 1;
     }
 
     /// Ends the posting of a grant, with its first failure if `status` is one, and takes it out of
     /// its queue. True if nothing of it is under way: then it is to be ended.
     pub(crate) fn stop(&mut self, place: u32, status: Status) -> bool {
-        let Some(entry) = self.entries.get_mut(place) else { return false };
+        let Some(entry) = self.get_mut(place) else { return false };
         if entry.status.is_ok() {
             entry.status = status;
         }
@@ -236,10 +247,13 @@ impl Grants {
 
     /// Takes an ended grant out and says what is left to do for it.
     pub(crate) fn end(&mut self, place: u32) -> Option<Ended> {
-        if self.entries.get(place)?.stage != Stage::Posted {
+        if self.get(place)?.stage != Stage::Posted {
             self.unlink(place);
         }
-        let entry = self.entries.remove(place)?;
+        let entry = &mut self.entries[place as usize];
+        entry.stage = Stage::Ended;
+        entry.view = None;
+        self.free.push(place);
         let session = &mut self.sessions[entry.session as usize];
         let channel = &mut self.channels[usize::from(entry.channel)];
         let session_is_current = entry.session_era == session.era;
@@ -261,7 +275,12 @@ impl Grants {
             status => status,
         };
         Some(Ended {
-            grant: entry.grant,
+            term: entry.grant.term.get(),
+            number: entry.grant.number.get(),
+            operation: entry.grant.operation,
+            flags: entry.grant.flags,
+            length: entry.grant.length.get(),
+            trailer: entry.grant.trailer,
             status,
             channel: entry.channel,
             session: entry.session,
@@ -293,10 +312,8 @@ impl Grants {
         state.era = state.era.wrapping_add(1);
         state.begun_before += std::mem::take(&mut state.begun);
         state.places.fill(NONE);
-        let all = self.entries.iter();
-        let its = all.filter(|(_, entry)| entry.channel == channel && entry.stage != Stage::Posted);
         let from = idle.len();
-        idle.extend(its.map(|(place, _)| place));
+        self.collect(channel, &[Stage::Queued, Stage::Posting], idle);
         let mut keep = from;
         for index in from..idle.len() {
             let place = idle[index];
@@ -312,9 +329,7 @@ impl Grants {
     /// dropped grants are put into `idle`, to be ended.
     pub(crate) fn drop_queued(&mut self, channel: u16, idle: &mut Vec<u32>) {
         let from = idle.len();
-        let all = self.entries.iter();
-        let its = all.filter(|(_, entry)| entry.channel == channel && entry.stage == Stage::Queued);
-        idle.extend(its.map(|(place, _)| place));
+        self.collect(channel, &[Stage::Queued], idle);
         for place in &idle[from..] {
             self.stop(*place, Status::STALE_EPOCH);
         }
@@ -324,7 +339,7 @@ impl Grants {
     pub(crate) fn revoke(&mut self, channel: u16, number: u64) -> Option<u32> {
         let places = &self.channels.get(usize::from(channel))?.places;
         let place = places[number as usize % GRANTS_MAX];
-        let entry = self.entries.get(place)?;
+        let entry = self.get(place)?;
         if entry.stage != Stage::Queued
             || entry.grant.number.get() != number
             || entry.channel != channel
@@ -358,7 +373,7 @@ impl Grants {
 
     /// Grants that have not ended.
     pub(crate) fn len(&self) -> u32 {
-        self.entries.len()
+        (self.entries.len() - self.free.len()) as u32
     }
 
     /// Grants that are begun, of all eras.
@@ -366,19 +381,49 @@ impl Grants {
         self.channels.iter().map(|channel| channel.begun + channel.begun_before).sum()
     }
 
+    /// The grants of a channel that are in one of `stages`.
+    fn collect(&self, channel: u16, stages: &[Stage], into: &mut Vec<u32>) {
+        let all = (0..).zip(&self.entries);
+        let its = all.filter(|(_, e)| e.channel == channel && stages.contains(&e.stage));
+        into.extend(its.map(|(place, _)| place));
+    }
+
     /// Takes a grant out of its session's queue.
     fn unlink(&mut self, place: u32) {
-        let Some(entry) = self.entries.get_mut(place) else { return };
+        let Some(entry) = self.entries.get_mut(place as usize) else { return };
         let (session, previous, next) = (entry.session, entry.previous, entry.next);
         (entry.previous, entry.next) = (NONE, NONE);
         let queue = &mut self.sessions[session as usize];
-        match self.entries.get_mut(previous) {
+        match self.entries.get_mut(previous as usize) {
             Some(previous) => previous.next = next,
             None => queue.head = next,
         }
-        match self.entries.get_mut(next) {
+        match self.entries.get_mut(next as usize) {
             Some(next) => next.previous = previous,
             None => queue.tail = previous,
+        }
+    }
+}
+
+impl Entry {
+    /// A place without a grant.
+    fn none() -> Entry {
+        Entry {
+            grant: Grant::default(),
+            channel: 0,
+            store: 0,
+            session: 0,
+            connection: ConnectionId { index: 0, generation: 0 },
+            stage: Stage::Ended,
+            cursor: 0,
+            under_way: 0,
+            status: Status::OK,
+            view: None,
+            begun: false,
+            session_era: 0,
+            channel_era: 0,
+            previous: NONE,
+            next: NONE,
         }
     }
 }

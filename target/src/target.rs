@@ -13,7 +13,7 @@ use gannet_disk::{BLOCK_BYTES, Completion, Disk};
 use gannet_fabric::{Address, Events, Fabric, FabricError, PostError};
 use gannet_proto::Status;
 use gannet_proto::control::{
-    Drained, Grant, Notice, SessionClosed, SessionReady, StoreInfo, grant_flags, grant_operation,
+    Drained, Notice, SessionClosed, SessionReady, StoreInfo, grant_flags, grant_operation,
 };
 use gannet_proto::data::Arrival;
 use gannet_proto::limits::STORES_PER_TARGET_MAX;
@@ -246,7 +246,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
                 blocked += 1;
                 continue;
             }
-            match self.engine.visit(&mut self.grants, place, copy_bytes, &mut self.stats) {
+            match self.engine.visit(&mut self.grants, place, &mut self.stats) {
                 Visit::Ended => self.finish(place),
                 Visit::Posted | Visit::Yielded => {}
                 Visit::Blocked => {
@@ -286,33 +286,34 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     /// go on.
     pub(crate) fn finish(&mut self, place: u32) {
         let Some(ended) = self.grants.end(place) else { return };
-        let Ended { ref grant, status, channel, session, .. } = ended;
+        let Ended { status, channel, session, number, .. } = ended;
         match status {
             Status::OK => self.stats.grants_done += 1,
             Status::REVOKED => self.stats.grants_revoked += 1,
             _ => self.stats.grants_failed += 1,
         }
-        let by_arrival = grant.operation != grant_operation::WRITE
-            && grant.flags & grant_flags::NOTIFY_METASERVER == 0;
+        let length = if status.is_ok() { ended.length } else { 0 };
+        let by_arrival = ended.operation != grant_operation::WRITE
+            && ended.flags & grant_flags::NOTIFY_METASERVER == 0;
         let tell_host = by_arrival
             && ended.session_is_current
             && matches!(status, Status::OK | Status::IO | Status::ACCESS_REFUSED);
         if tell_host {
             let arrival = Arrival {
                 status: U32::new(status.0),
-                length: if status.is_ok() { grant.length } else { U32::ZERO },
+                length: U32::new(length),
                 crc32c: U32::ZERO,
                 reserved: U32::ZERO,
-                trailer: zerocopy::transmute!(grant.trailer),
+                trailer: zerocopy::transmute!(ended.trailer),
             };
             self.arrivals.push(session, arrival);
         }
         if !ended.channel_is_current || self.control.live(channel).is_none() {
             self.stats.grants_dropped += 1;
         } else if tell_host && status.is_ok() {
-            self.control.channels[usize::from(channel)].outbox.retire(grant.number.get());
+            self.control.channels[usize::from(channel)].outbox.retire(number);
         } else {
-            self.notice(channel, grant, status);
+            self.notice(channel, notice_of(ended.term, number, status, length));
         }
         if ended.session_drained {
             self.session_drained(session);
@@ -323,16 +324,15 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     }
 
     /// Notices the end of a grant to the reactor that it came from.
-    pub(crate) fn notice(&mut self, channel: u16, grant: &Grant, status: Status) {
-        let outbox = &mut self.control.channels[usize::from(channel)].outbox;
-        let noticed = outbox.notice(notice_of(grant, status));
+    pub(crate) fn notice(&mut self, channel: u16, notice: Notice) {
+        let noticed = self.control.channels[usize::from(channel)].outbox.notice(notice);
         self.check_room(channel, noticed);
     }
 
     /// As [`Target::notice`], for a grant that is not of the channel's stream.
-    pub(crate) fn refuse(&mut self, channel: u16, grant: &Grant, status: Status) {
+    pub(crate) fn refuse(&mut self, channel: u16, notice: Notice) {
         let outbox = &mut self.control.channels[usize::from(channel)].outbox;
-        let noticed = outbox.notice_of_another_stream(notice_of(grant, status));
+        let noticed = outbox.notice_of_another_stream(notice);
         self.check_room(channel, noticed);
     }
 
@@ -477,12 +477,12 @@ fn runtime_store<D: Disk>(disk: &D, store: &OpenStore, index: usize) -> Result<S
     })
 }
 
-fn notice_of(grant: &Grant, status: Status) -> Notice {
+pub(crate) fn notice_of(term: u64, number: u64, status: Status, length: u32) -> Notice {
     Notice {
-        term: grant.term,
-        number: grant.number,
+        term: U64::new(term),
+        number: U64::new(number),
         status: U32::new(status.0),
-        length: if status.is_ok() { grant.length } else { U32::ZERO },
+        length: U32::new(length),
         ..Notice::default()
     }
 }

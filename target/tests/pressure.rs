@@ -67,6 +67,26 @@ fn sessions_take_turns() {
 }
 
 #[test]
+fn large_copies_are_spread_over_turns_and_let_small_ones_pass() {
+    for operation in [grant_operation::READ, grant_operation::ZERO] {
+        let mut script = Script::with(config(), true, true, 2048);
+        let greedy = script.host(11, 1, 4 << 20);
+        let modest = script.host(12, 1, 4 << 20);
+        script.grant(&greedy, operation, 0, 4 << 20, |_| {});
+        script.read(&modest, 7, 4096);
+        script.poll();
+        assert_eq!(script.heard(greedy.connection).len(), 0);
+        assert_eq!(script.heard(modest.connection).len(), 1, "in the same turn");
+        let mut turns = 1;
+        while script.heard(greedy.connection).is_empty() {
+            assert!(script.poll() > 0, "a turn with work left is not idle");
+            turns += 1;
+        }
+        assert_eq!(turns, 4, "1 MiB a turn");
+    }
+}
+
+#[test]
 fn a_host_that_takes_no_messages_holds_up_itself_alone() {
     let mut limits = config();
     limits.limits.arrivals_max = 16;

@@ -133,6 +133,25 @@ fn an_overtaken_epoch_is_told_so_when_the_old_ones_have_drained() {
 }
 
 #[test]
+fn a_failure_after_the_cut_is_told_to_the_metadata_server_alone() {
+    let mut script = Script::new(true, false);
+    let host = script.host(11, 1, 1 << 20);
+    script.disk.0.borrow_mut().stalled = true;
+    let number = script.read(&host, 1, 4096);
+    script.settle();
+    script.open_session(11, 2);
+    script.settle();
+    script.disk.0.borrow_mut().failures = 1;
+    script.disk.0.borrow_mut().stalled = false;
+    script.settle();
+    assert_eq!(script.told(), [notice(number, Status::IO, 0), ready(11, 2)]);
+    let host = script.connect_host(11, 2, 4096);
+    script.settle();
+    assert_eq!(script.heard(host.connection), [], "no arrival of the old epoch");
+    assert_eq!(script.target.stats().arrivals_dropped, 0);
+}
+
+#[test]
 fn revoking_ends_what_is_queued_and_leaves_what_is_posted() {
     let mut script = Script::new(true, false);
     let host = script.host(11, 1, 1 << 20);

@@ -10,8 +10,7 @@ use gannet_fabric::shm::{ShmFabric, ShmOptions};
 use gannet_fabric::{Access, Address, ConnectionId, Event, Events, Fabric, Registration};
 use gannet_proto::Status;
 use gannet_proto::control::{
-    Grant, Notice, Retired, SessionOpen, SessionReady, TargetHello, TargetWelcome,
-    grant_operation,
+    Grant, Notice, Retired, SessionOpen, SessionReady, TargetHello, TargetWelcome, grant_operation,
 };
 use gannet_proto::data::{Arrival, DataHello, DataWelcome};
 use gannet_proto::handshake::Hello;
@@ -20,9 +19,7 @@ use gannet_runtime::memory::Mapping;
 use gannet_runtime::poller::{Now, Poller};
 use gannet_runtime::time::{Time, WallTime};
 use gannet_target::store::StoreNames;
-use gannet_target::{
-    StoreKind, StoreSpec, Target, TargetConfig, format_store, open_store,
-};
+use gannet_target::{StoreKind, StoreSpec, Target, TargetConfig, format_store, open_store};
 use zerocopy::little_endian::{U16, U32, U64};
 
 const NAMES: StoreNames = StoreNames { store: [2; 16], target: [3; 16] };

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use gannet_client::{
-    AttributeChanges, Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Refused,
-    RequestError, RequestId,
+    Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Refused, RequestError,
+    RequestId,
 };
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
@@ -184,18 +184,6 @@ impl Connection {
             }
             parent = attributes.handle;
         }
-    }
-
-    /// Changes attributes.
-    ///
-    /// # Errors
-    /// As [`Connection::call`].
-    pub(crate) fn set_attributes(
-        &mut self,
-        handle: Handle,
-        changes: AttributeChanges,
-    ) -> Result<(), CallError> {
-        self.entry(Operation::SetAttributes { handle, changes }).map(|_attributes| ())
     }
 
     /// Reactors of the metadata server; known after the first request.

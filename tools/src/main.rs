@@ -22,6 +22,7 @@ mod transfer;
 mod units;
 mod watch;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -53,7 +54,11 @@ fn log_to_stderr(filter: &str) -> Result<(), Failure> {
             "{what}; write a level (error, warn, info, debug, trace) or crate=level"
         ))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     Ok(())
 }
 

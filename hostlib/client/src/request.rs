@@ -43,10 +43,14 @@ impl Parts {
     /// Notes a part; false if it had arrived before. `part` is below 256.
     pub(crate) fn insert(&mut self, part: u16) -> bool {
         let (word, bit) = (usize::from(part / 64) % 4, 1_u64 << (part % 64));
-        let is_new = self.arrived[word] & bit == 0;
+        // Not as one `bool` that is both counted and returned: where this is inlined, rustc 1.95
+        // loses the count (rust-lang/rust#158206).
+        if self.arrived[word] & bit != 0 {
+            return false;
+        }
         self.arrived[word] |= bit;
-        self.count += u16::from(is_new);
-        is_new
+        self.count += 1;
+        true
     }
 
     pub(crate) fn is_complete(&self) -> bool {

@@ -397,7 +397,9 @@ impl Core {
             }
             Change::StoreAdded { store, target, uuid, generation, blocks } => {
                 let added = self.add_store(store, target, &info(uuid, generation, blocks));
-                self.zones.resize(store, blocks.div_ceil(zone_blocks(blocks)));
+                if added {
+                    self.zones.resize(store, blocks.div_ceil(zone_blocks(blocks)));
+                }
                 (added, "store", store.0)
             }
             Change::StoreChanged { store, target, generation, blocks } => {
@@ -406,10 +408,12 @@ impl Core {
                 (known && self.add_store(store, target, &info), "store", store.0)
             }
             Change::ZoneAssigned { store, zone, shard } => {
-                (self.zones.assign(store, zone, shard), "zone", zone)
+                let known = self.targets.store(store).is_some();
+                (known && self.zones.assign(store, zone, shard), "zone", zone)
             }
             Change::ZoneReturned { store, zone } => {
-                (self.zones.give_back(store, zone), "zone", zone)
+                let known = self.targets.store(store).is_some();
+                (known && self.zones.give_back(store, zone), "zone", zone)
             }
             _ => return Ok(()),
         };

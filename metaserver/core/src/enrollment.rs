@@ -7,7 +7,7 @@ use zerocopy::little_endian::{U32, U64};
 use crate::peer::{Message, PeerMessage};
 use crate::record::Change;
 use crate::space::Span;
-use crate::targets::{STORES_MAX, Store, TARGETS_MAX};
+use crate::targets::{STORE_BLOCKS_MAX, STORES_MAX, Store, TARGETS_MAX};
 use crate::{Core, Enrollment, Lsn, Now, Sink};
 
 /// A store in the form of a hello.
@@ -35,6 +35,7 @@ impl Core {
         let (next_target, next_store) = self.targets.next_numbers();
         if known.is_none() && next_target.0 > TARGETS_MAX
             || next_store.0 as usize + stores.len() > STORES_MAX as usize
+            || stores.iter().any(|info| info.blocks.get() > STORE_BLOCKS_MAX)
         {
             self.counters.enrollments_refused += 1;
             return;

@@ -16,12 +16,13 @@ use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::extents::Extent;
+use crate::targets::STORE_BLOCKS_MAX;
 
 /// Longest record that a core makes, bytes.
 pub const RECORD_BYTES_MAX: usize = 16 << 10;
 
-/// [`RecordHeader::shard`] of a record that belongs to the reactor as a whole.
-pub const NO_SHARD: u16 = u16::MAX;
+/// Shard of a record that belongs to the reactor as a whole.
+pub(crate) const NO_SHARD: u16 = u16::MAX;
 
 /// Why a record was refused at replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +71,7 @@ pub struct RecordHeader {
     pub length: U32,
     /// Which change.
     pub kind: U16,
-    /// The shard changed, or [`NO_SHARD`].
+    /// The shard changed, or `u16::MAX`.
     pub shard: U16,
     /// Names the operation, which may have records in several shards.
     pub operation: U64,
@@ -82,7 +83,7 @@ pub struct RecordHeader {
     pub sequence: U64,
     /// Slot of the request.
     pub slot: U16,
-    /// Which [`Reply`] is kept.
+    /// Which form of kept reply follows, 0 for none.
     pub reply: U16,
     /// Reserved, 0.
     pub reserved: U32,
@@ -331,7 +332,7 @@ fn next_extent(bytes: &[u8]) -> Result<(Extent, &[u8]), RecordError> {
         return field("valid_bytes", valid);
     }
     let block = location.block.get();
-    if block.checked_add(blocks.into()).is_none() {
+    if block > STORE_BLOCKS_MAX || block + u64::from(blocks) > STORE_BLOCKS_MAX {
         return field("block", block);
     }
     let extent = Extent {

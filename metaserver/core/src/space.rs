@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use gannet_proto::limits::SHARDS;
+use gannet_proto::limits::{BLOCK_BYTES, SHARDS};
 use gannet_proto::{Block, ShardId, StoreId};
 
 use crate::Lsn;
@@ -18,12 +18,20 @@ use crate::Lsn;
 const COOLING_MAX: usize = 1024;
 /// Most zones of a store.
 pub(crate) const ZONES_PER_STORE_MAX: u64 = 32768;
-/// Fewest blocks of a zone.
-pub(crate) const ZONE_BLOCKS_MIN: u64 = 1024;
+/// Zones that a small store is cut into, so that each shard can have some.
+const ZONES_PER_STORE_LOW: u64 = 4 * SHARDS as u64;
+/// Fewest blocks of a zone in a small store.
+const ZONE_BLOCKS_MIN: u64 = 64;
+/// Blocks of a zone in a store that is neither small nor huge: the longest request is one run.
+const ZONE_BLOCKS_USUAL: u64 = 1024;
+const _: () =
+    assert!(ZONE_BLOCKS_USUAL * BLOCK_BYTES as u64 == gannet_proto::limits::REQUEST_BYTES_MAX as u64);
 
-/// Blocks of a zone in a store of `blocks`.
+/// Blocks of a zone in a store of `blocks`: a power of two.
 pub(crate) fn zone_blocks(blocks: u64) -> u64 {
-    blocks.div_ceil(ZONES_PER_STORE_MAX).next_power_of_two().max(ZONE_BLOCKS_MIN)
+    let small = blocks.div_ceil(ZONES_PER_STORE_LOW).next_power_of_two();
+    let huge = blocks.div_ceil(ZONES_PER_STORE_MAX).next_power_of_two();
+    small.clamp(ZONE_BLOCKS_MIN, ZONE_BLOCKS_USUAL).max(huge)
 }
 
 /// Consecutive blocks of a store.
@@ -121,6 +129,7 @@ impl Zone {
         }
         if used {
             self.free -= blocks;
+            self.longest = self.longest.min(self.free);
         } else {
             self.free += blocks;
             self.longest = self.free;
@@ -142,9 +151,9 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Free blocks.
-    pub(crate) fn free(&self) -> u64 {
-        self.free
+    /// Whether less is free than a part of a zone.
+    fn is_low(&self, zone_blocks: u64) -> bool {
+        self.free < zone_blocks / 4
     }
 
     fn zone_of(&mut self, block: u64, zone_blocks: u64) -> Option<&mut Zone> {
@@ -158,7 +167,6 @@ impl Pool {
         for step in 0..count {
             let index = (self.cursor + step) % count;
             let zone = &mut self.zones[index];
-            let wanted = wanted.min(zone.blocks);
             if zone.longest >= wanted {
                 let (start, blocks) = zone.find(wanted);
                 if blocks >= wanted {
@@ -167,9 +175,18 @@ impl Pool {
             }
         }
         // No run is long enough: the longest of all zones.
-        let index = (0..count).max_by_key(|index| self.zones[*index].longest)?;
-        let (start, blocks) = self.zones[index].find(wanted);
-        (blocks > 0).then(|| self.take(index, start, blocks))
+        loop {
+            let index = (0..count).max_by_key(|index| self.zones[*index].longest)?;
+            let zone = &mut self.zones[index];
+            if zone.longest == 0 {
+                return None;
+            }
+            // What is found corrects the bound if it was too high.
+            let (start, blocks) = zone.find(wanted);
+            if blocks > 0 {
+                return Some(self.take(index, start, blocks));
+            }
+        }
     }
 
     fn take(&mut self, index: usize, start: u32, blocks: u32) -> (u64, u32, Lsn) {
@@ -260,6 +277,18 @@ impl SpaceMap {
             pool.free += u64::from(blocks);
             pool.refused = false;
         }
+    }
+
+    /// Whether a shard runs low in a store, and should ask for a zone ahead of need.
+    pub(crate) fn wants_zone(&mut self, shard: ShardId, store: StoreId) -> bool {
+        let zone_blocks = self.zone_blocks.get(store.0 as usize).copied().unwrap_or(0);
+        let low = |space: &mut SpaceMap| {
+            let pool = space.pool(shard, store);
+            pool.is_some_and(|pool| {
+                pool.is_low(zone_blocks) && !pool.requested && !pool.refused
+            })
+        };
+        low(self) && (!self.thaw() || low(self))
     }
 
     /// Takes up to `wanted` consecutive blocks, as many as there are in one run. The position is
@@ -419,7 +448,7 @@ mod tests {
 
     fn whole() -> SpaceMap {
         let mut space = SpaceMap::new();
-        space.add_store(STORE, zone_blocks(BLOCKS));
+        space.add_store(STORE, 1024);
         for zone in 0..3 {
             space.add_zone(SHARD, STORE, zone, BLOCKS, Lsn(0));
         }
@@ -459,7 +488,7 @@ mod tests {
             space.thaw();
             let bits: BTreeSet<u64> = space.in_use().iter().map(|(_, _, block)| block.0).collect();
             prop_assert_eq!(bits, used.clone());
-            prop_assert_eq!(space.pool(SHARD, STORE).unwrap().free(), BLOCKS - used.len() as u64);
+            prop_assert_eq!(space.pool(SHARD, STORE).unwrap().free, BLOCKS - used.len() as u64);
         }
     }
 
@@ -519,8 +548,11 @@ mod tests {
 
     #[test]
     fn zones_grow_with_the_store() {
-        assert_eq!(zone_blocks(131_072), 1024);
-        assert_eq!(zone_blocks(1), 1024);
+        assert_eq!(zone_blocks(1), 64);
+        assert_eq!(zone_blocks(16_384), 64);
+        assert_eq!(zone_blocks(131_072), 512);
+        assert_eq!(zone_blocks(262_144), 1024);
+        assert_eq!(zone_blocks(1 << 25), 1024);
         assert_eq!(zone_blocks(1 << 28), 8192);
         assert_eq!(zone_blocks((1 << 28) + 1), 16384);
     }

@@ -15,6 +15,8 @@ use crate::operations::OperationId;
 
 /// Most data servers and most stores that get a number.
 pub(crate) const TARGETS_MAX: u32 = 4096;
+/// Most blocks of a store.
+pub(crate) const STORE_BLOCKS_MAX: u64 = 1 << 44;
 /// Most stores that get a number.
 pub(crate) const STORES_MAX: u32 = 16384;
 
@@ -198,7 +200,7 @@ impl Targets {
     /// Makes a store known, or what became of it. Its number of blocks stays what it was at first,
     /// since zones are counted by it.
     pub(crate) fn set_store(&mut self, id: StoreId, target: TargetId, info: &StoreInfo) -> bool {
-        if id.0 == 0 || id.0 > STORES_MAX {
+        if id.0 == 0 || id.0 > STORES_MAX || info.blocks.get() > STORE_BLOCKS_MAX {
             return false;
         }
         let index = id.0 as usize;

@@ -10,11 +10,8 @@ use gannet_proto::{ShardId, StoreId};
 use crate::operations::OperationId;
 use crate::peer::{Message, PeerMessage};
 use crate::record::Change;
-use crate::space::{ZONE_BLOCKS_MIN, zone_blocks};
+use crate::space::zone_blocks;
 use crate::{Core, Lsn, Now, Sink};
-
-/// A shard with fewer free blocks in a store asks for a zone ahead of need.
-const FREE_BLOCKS_LOW: u64 = ZONE_BLOCKS_MIN / 4;
 
 /// Most requests of shards that wait while a store's free zones are recalled.
 const PENDING_MAX: usize = SHARDS;
@@ -40,12 +37,7 @@ impl Core {
         let mut store = first.span.store;
         let mut index = 0;
         loop {
-            let low = |core: &mut Core| {
-                core.space.pool(shard, store).is_some_and(|pool| {
-                    pool.free() < FREE_BLOCKS_LOW && !pool.requested && !pool.refused
-                })
-            };
-            if low(self) && self.space.thaw() && low(self) {
+            if self.space.wants_zone(shard, store) {
                 self.request_zone(shard, store, sink);
             }
             let Some(operation) = self.operations.find(id) else { return };
@@ -126,6 +118,12 @@ impl Core {
         }
     }
 
+    /// Whether an operation of a shard waits for a zone of a store. Such a shard gives none back:
+    /// what it has free is what the operation tried with, and to get it again would go on forever.
+    fn waits_for_zone(&self, shard: ShardId, store: StoreId) -> bool {
+        self.waiting.zones.iter().any(|(of, at, _)| (*of, *at) == (shard, store))
+    }
+
     /// Notes that a store of a write's set has no space for it.
     fn refuse_store(&mut self, id: OperationId, store: StoreId) {
         let Some(operation) = self.operations.find_mut(id) else { return };
@@ -142,7 +140,7 @@ impl Core {
         // Only of stores that are up here: of others, nobody knows what is still under way.
         if self.targets.store(store).is_some_and(|store| store.up) {
             for shard in (0..SHARDS as u16).map(ShardId) {
-                if self.is_ours(shard) {
+                if self.is_ours(shard) && !self.waits_for_zone(shard, store) {
                     self.space.surrender(shard, store, 0, &mut zones);
                 }
             }
@@ -188,7 +186,7 @@ impl Core {
         sink: &mut impl Sink,
     ) {
         let up = self.targets.store(store).is_some_and(|store| store.up);
-        if !up || !self.space.has_spare(shard, store, 1) {
+        if !up || self.waits_for_zone(shard, store) || !self.space.has_spare(shard, store, 1) {
             return;
         }
         let mut zones = Vec::new();

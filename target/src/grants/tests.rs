@@ -124,7 +124,7 @@ impl Both {
             queue.retain(|queued| *queued != place);
         }
         let ended = self.grants.end(place).unwrap();
-        assert_eq!(ended.grant.number.get(), expected.number);
+        assert_eq!(ended.number, expected.number);
         assert_eq!((ended.session, ended.channel), (expected.session, expected.channel));
         assert_eq!(ended.session_is_current, expected.session_is_current);
         assert_eq!(ended.channel_is_current, expected.channel_is_current);
@@ -323,7 +323,7 @@ fn a_queue_is_served_in_order_whatever_is_taken_out_of_it() {
     }
     let mut served = Vec::new();
     while let Some(place) = grants.head(0) {
-        served.push(grants.end(place).unwrap().grant.number.get());
+        served.push(grants.end(place).unwrap().number);
     }
     assert_eq!(served, [2, 3, 5]);
 }

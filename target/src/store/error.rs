@@ -24,6 +24,9 @@ pub enum StoreProblem {
     /// There is a store, and the caller did not ask to destroy it.
     #[error("a store exists there; force the format to destroy its data, or use another path")]
     Exists,
+    /// Something that is not a store lies there.
+    #[error("it has content that is not a store's; force the format to destroy it")]
+    Foreign,
     /// Both superblocks have a wrong checksum.
     #[error("both superblocks are damaged; restore them from a backup, or format the store anew")]
     Corrupt,

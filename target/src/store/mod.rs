@@ -133,7 +133,7 @@ impl StoreSpec {
 }
 
 /// Makes a store: its file with its space, and its superblocks. What a store of that path held is
-/// lost; without `force` an existing one is refused.
+/// lost; without `force` an existing one is refused, and so is anything else that is not empty.
 ///
 /// # Errors
 /// [`StoreError`] with path and remedy.
@@ -144,7 +144,7 @@ pub fn format_store(
 ) -> Result<StoreInfo, StoreError> {
     let path = spec.superblock_path();
     if !matches!(spec.kind, StoreKind::Device) {
-        std::fs::create_dir_all(&spec.path).map_err(|source| {
+        create_directory(&spec.path).map_err(|source| {
             spec.error(StoreProblem::Io { what: "creating its directory", source })
         })?;
     }
@@ -153,6 +153,9 @@ pub fn format_store(
     let found = superblock::find(&file).map_err(|source| spec.error(reading(source)))?;
     if !force && !matches!(found, Found::Nothing) {
         return Err(spec.error(StoreProblem::Exists));
+    }
+    if !force && superblock::has_content(&file).map_err(|source| spec.error(reading(source)))? {
+        return Err(spec.error(StoreProblem::Foreign));
     }
     let (file_bytes, data_bytes) = match spec.kind {
         StoreKind::Directory { size_bytes } => (size_bytes, None),
@@ -339,6 +342,18 @@ fn lock(spec: &StoreSpec, create: bool) -> Result<LockedFile, StoreError> {
     })
 }
 
+/// Makes a directory, its name durable.
+fn create_directory(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path)?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
 /// Opens the superblock's file for ordinary I/O beside the locked description.
 fn open_file(spec: &StoreSpec, path: &Path) -> Result<File, StoreError> {
     OpenOptions::new()
@@ -352,11 +367,11 @@ fn reading(source: std::io::Error) -> StoreProblem {
     StoreProblem::Io { what: "reading its superblock", source }
 }
 
-/// Reads a superblock's place; what lies behind the file's end is zeros.
-fn read_place(file: &File, place: u64, into: &mut [u8]) -> std::io::Result<()> {
+/// Reads from an offset on; what lies behind the file's end is zeros.
+fn read_at(file: &File, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
     let mut done = 0;
     while done < into.len() {
-        match file.read_at(&mut into[done..], place * SUPERBLOCK_BYTES + done as u64) {
+        match file.read_at(&mut into[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

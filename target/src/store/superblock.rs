@@ -9,7 +9,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::StoreProblem;
-use super::read_place;
+use super::read_at;
 
 /// Bytes of a superblock's place.
 pub(super) const SUPERBLOCK_BYTES: u64 = 4096;
@@ -27,6 +27,9 @@ const MAGIC: [u8; 8] = *b"GNTSTORE";
 const FEATURES_KNOWN: u64 = 0;
 /// Bytes under the checksum: all of the place but the checksum itself.
 const CHECKED_BYTES: usize = SUPERBLOCK_BYTES as usize - 4;
+
+/// Bytes that have to be zero where a store is formatted without force.
+const CONTENT_BYTES: usize = 128 << 10;
 
 pub(super) const KIND_DIRECTORY: u32 = 1;
 pub(super) const KIND_DEVICE: u32 = 2;
@@ -129,7 +132,7 @@ pub(super) fn find(file: &File) -> io::Result<Found> {
     let mut has_magic = false;
     for place in 0..SUPERBLOCKS {
         let mut bytes = [0; SUPERBLOCK_BYTES as usize];
-        read_place(file, place, &mut bytes)?;
+        read_at(file, place * SUPERBLOCK_BYTES, &mut bytes)?;
         has_magic |= bytes.starts_with(&MAGIC);
         if let Some(superblock) = Superblock::decode(&bytes)
             && best.is_none_or(|best| best.sequence.get() < superblock.sequence.get())
@@ -142,6 +145,14 @@ pub(super) fn find(file: &File) -> io::Result<Found> {
         None if has_magic => Found::Corrupt,
         None => Found::Nothing,
     })
+}
+
+/// Whether the start of a file or device, where file systems and partition tables lie, has anything
+/// but zeros.
+pub(super) fn has_content(file: &File) -> io::Result<bool> {
+    let mut start = vec![0; CONTENT_BYTES];
+    read_at(file, 0, &mut start)?;
+    Ok(start.iter().any(|byte| *byte != 0))
 }
 
 /// Writes both places, each durable before the next is touched: the copy first.

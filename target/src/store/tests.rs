@@ -151,6 +151,23 @@ fn an_existing_store_is_overwritten_by_force_only() {
 }
 
 #[test]
+fn what_is_not_a_store_is_overwritten_by_force_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = directory(folder.path());
+    // Where ext4 and btrfs have their superblocks.
+    for offset in [1024, 64 << 10] {
+        let mut content = vec![0; 2 << 20];
+        content[offset + 56] = 0x53;
+        std::fs::write(spec.superblock_path(), &content).unwrap();
+        assert!(matches!(problem(format_store(&spec, NAMES, false)), StoreProblem::Foreign));
+        assert!(std::fs::read(spec.superblock_path()).unwrap() == content, "it is as it was");
+        format_store(&spec, NAMES, true).unwrap();
+    }
+    std::fs::write(spec.superblock_path(), vec![0; 2 << 20]).unwrap();
+    format_store(&spec, NAMES, false).unwrap();
+}
+
+#[test]
 fn one_good_superblock_is_enough_and_the_newer_one_counts() {
     let folder = tempfile::tempdir().unwrap();
     let spec = ram(folder.path());

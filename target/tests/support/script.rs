@@ -405,6 +405,7 @@ pub fn bytes_of(mapping: &Arc<Mapping>, offset: usize, len_bytes: usize) -> Vec<
 /// Fills a mapping with a pattern that differs from byte to byte and from seed to seed.
 pub fn fill(mapping: &Arc<Mapping>, seed: u64) {
     let mut numbers = super::Numbers(seed);
-    let bytes: Vec<u8> = (0..mapping.len()).map(|_| numbers.next() as u8).collect();
-    mapping.copy_in(0, &bytes);
+    for offset in (0..mapping.len()).step_by(8) {
+        mapping.copy_in(offset, &numbers.next().to_le_bytes());
+    }
 }

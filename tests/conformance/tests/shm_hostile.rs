@@ -27,7 +27,7 @@ use rustix::net::{
 
 const RING_SLOTS: u32 = 16;
 const LARGE_SLOTS: u32 = 4;
-const SLOT_BYTES: usize = 64;
+const SLOT_BYTES: usize = 128;
 const SMALL_BODY_BYTES: usize = 256;
 const HEADER_BYTES: usize = 4096;
 
@@ -346,6 +346,30 @@ fn nonsense_over_the_socket_ends_the_connection() {
     }
     assert_eq!(end_of(&mut end, id), DisconnectReason::Protocol);
     assert_alive(&mut end, &scratch);
+}
+
+/// A wake-up that arrives while the fabric is on its way to sleep, with nothing to be done: the
+/// next one must come too, so the sleeping word, which the peer took to send it, is set again.
+#[test]
+fn a_sleeper_stays_armed_after_a_needless_wake_up() {
+    const ACCEPTOR_SLEEPING: usize = 256 + 128;
+    let scratch = Scratch::new();
+    let mut end = server(&scratch, options());
+    let (peer, memory, _id) = established(&mut end, &scratch);
+    let sleeping = || {
+        let mut word = [0; 4];
+        memory.copy_out(ACCEPTOR_SLEEPING, &mut word);
+        u32::from_le_bytes(word)
+    };
+    assert_eq!(sleeping(), 0);
+    end.fabric.arm();
+    assert_eq!(sleeping(), 1);
+    memory.copy_in(ACCEPTOR_SLEEPING, &0u32.to_le_bytes());
+    assert!(peer.say(&record(WAKE, 0, 0, 0, 0, 0), &[]));
+    assert!(!end.turn(), "{:?}", end.notes);
+    assert_eq!(sleeping(), 1, "the next message would wake nobody");
+    end.fabric.disarm();
+    assert_eq!(sleeping(), 0);
 }
 
 /// Questions without end whose answers nobody reads: bounded, then cut off.

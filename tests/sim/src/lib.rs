@@ -11,14 +11,20 @@
 //!   breaks, partitions, stalls and kills.
 //! - [`disk::SimMedium`] is what survives a process: visible and durable content, and transfers
 //!   that go on after their owner's death.
+//! - [`cluster::Cluster`] is the real roles on all this; they start, die and start again.
+//! - [`workload`] is what hosts do to it, and the judgement of what they got.
+//! - [`run::run`] is a whole run from a seed.
 //!
 //! Nothing here may depend on an address of memory, on a hash map's order or on the real clock.
 
 #![forbid(unsafe_code)]
 
 pub mod agenda;
+pub mod cluster;
 pub mod disk;
 pub mod network;
 pub mod random;
+pub mod run;
 pub mod scheduler;
 pub mod trace;
+pub mod workload;

@@ -48,10 +48,10 @@ fn for_each<T>(
 ) -> Result<(), Failure> {
     let mut pending: Option<Failure> = None;
     for item in items {
-        if let Err(failure) = each(item) {
-            if let Some(earlier) = pending.replace(failure) {
-                crate::tell(&earlier);
-            }
+        if let Err(failure) = each(item)
+            && let Some(earlier) = pending.replace(failure)
+        {
+            crate::tell(&earlier);
         }
     }
     pending.map_or(Ok(()), Err)

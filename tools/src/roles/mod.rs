@@ -15,6 +15,7 @@ use gannet_fabric::any::FabricOptions;
 use gannet_fabric::shm::ShmOptions;
 use gannet_fabric::{Address, FabricError};
 use gannet_runtime::poller::Poller;
+use gannet_target::ReactorCounters;
 
 use crate::failure::Failure;
 use crate::process::LateStats;
@@ -49,7 +50,7 @@ impl RolePlan {
 }
 
 /// Counters of the reactor that the calling thread is, by name.
-fn reactor_counters(stats: &LateStats) -> Box<dyn Fn(&mut dyn FnMut(&str, u64))> {
+fn reactor_counters(stats: &LateStats) -> ReactorCounters {
     let stats = Arc::clone(stats);
     let thread = u64::from(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
     Box::new(move |visit: &mut dyn FnMut(&str, u64)| {

@@ -450,10 +450,11 @@ impl<'a> Fetch<'a> {
         }
         let here = &mut self.scratch[..piece.len()];
         local.read_exact_at(here, offset).map_err(|error| format!("reading: {error}"))?;
-        match here.iter().zip(piece).position(|(here, there)| here != there) {
-            None => Ok(()),
-            Some(at) => Err(format!("differs at byte {}", offset + at as u64)),
+        if here == piece {
+            return Ok(());
         }
+        let same = here.iter().zip(piece).take_while(|(here, there)| here == there).count();
+        Err(format!("differs at byte {}", offset + same as u64))
     }
 
     /// All content is here: the attributes follow.

@@ -73,11 +73,6 @@ impl<'a, S> Pipeline<'a, S> {
         self.free.push(buffer);
     }
 
-    /// Whether a buffer is free.
-    pub(super) fn has_buffer(&self) -> bool {
-        !self.free.is_empty()
-    }
-
     /// Requests under way.
     pub(super) fn outstanding(&self) -> usize {
         self.steps.len() - self.free_tokens.len()

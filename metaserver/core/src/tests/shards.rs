@@ -1,1 +1,254 @@
+//! Operations over several shards, on several reactors, with messages delivered in any order.
 
+use gannet_proto::operations::name_operation;
+use gannet_proto::{Inode, Status};
+
+use super::world::{Random, World, pattern};
+
+const ROOT: Inode = Inode::ROOT;
+
+#[test]
+fn directories_of_the_root_spread_over_shards_and_reactors() {
+    let mut world = World::new(2, 2, 8192);
+    let mut shards = std::collections::BTreeSet::new();
+    for number in 0..40 {
+        let directory = world.mkdir(ROOT, &format!("d{number}")).unwrap();
+        shards.insert(directory.shard().unwrap());
+        // Found by handle only where it lies on the other reactor.
+        assert_eq!(world.lookup(ROOT, &format!("d{number}")), Ok(directory));
+        assert_eq!(world.lookup(directory, ".."), Ok(ROOT));
+        let file = world.create(directory, "f").unwrap();
+        let data = pattern(number, 10_000);
+        world.write(file, 0, &data, 0).unwrap();
+        assert_eq!(world.read(file, 0, 20_000), (data, true));
+    }
+    assert!(shards.len() > 10);
+    assert_eq!(world.stat(ROOT).unwrap().links.get(), 42);
+    assert_eq!(world.mkdir(ROOT, "d1"), Err(Status::EXISTS));
+    assert_eq!(world.rmdir(ROOT, "d1"), Err(Status::NOT_EMPTY));
+    let directory = world.lookup(ROOT, "d1").unwrap();
+    world.unlink(directory, "f").unwrap();
+    world.rmdir(ROOT, "d1").unwrap();
+    assert_eq!(world.lookup(ROOT, "d1"), Err(Status::NOT_FOUND));
+    assert_eq!(world.stat(directory), Err(Status::STALE_HANDLE));
+    world.check();
+    world.check_replay();
+    assert!(world.cores.iter().all(crate::Core::is_quiet));
+}
+
+/// Two directories on different reactors.
+fn two(world: &mut World) -> (Inode, Inode) {
+    let first = world.mkdir(ROOT, "first").unwrap();
+    let reactor = |world: &World, inode: Inode| {
+        world.config.shard_map[usize::from(inode.shard().unwrap().0)]
+    };
+    for number in 0.. {
+        let second = world.mkdir(ROOT, &format!("second{number}")).unwrap();
+        if reactor(world, second) != reactor(world, first) {
+            return (first, second);
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn renames_between_reactors() {
+    let mut world = World::new(2, 1, 8192);
+    let (a, b) = two(&mut world);
+    let file = world.create(a, "f").unwrap();
+    let data = pattern(1, 9_000);
+    world.write(file, 0, &data, 0).unwrap();
+    let replaced = world.create(b, "g").unwrap();
+    world.rename((a, "f"), (b, "g"), 0).unwrap();
+    assert_eq!(world.lookup(b, "g"), Ok(file));
+    assert_eq!(world.lookup(a, "f"), Err(Status::NOT_FOUND));
+    assert_eq!(world.stat(replaced), Err(Status::STALE_HANDLE));
+    assert_eq!(world.read(file, 0, 10_000), (data, true));
+    // The file's inode stays where it was; unlinking it takes both shards.
+    world.unlink(b, "g").unwrap();
+    assert_eq!(world.stat(file), Err(Status::STALE_HANDLE));
+    // Directories, over an empty one and over a full one.
+    let inner = world.mkdir(a, "inner").unwrap();
+    let full = world.mkdir(b, "full").unwrap();
+    world.create(full, "x").unwrap();
+    let empty = world.mkdir(b, "empty").unwrap();
+    assert_eq!(world.rename((a, "inner"), (b, "full"), 0), Err(Status::NOT_EMPTY));
+    world.rename((a, "inner"), (b, "empty"), 0).unwrap();
+    assert_eq!(world.stat(empty), Err(Status::STALE_HANDLE));
+    assert_eq!(world.lookup(inner, ".."), Ok(b));
+    let deep = world.mkdir(inner, "deep").unwrap();
+    // `inner` lies on the reactor of `a` and below `b`: the walk upwards crosses reactors.
+    let name = world.list(ROOT).into_iter().find(|name| world.lookup(ROOT, name) == Ok(b));
+    let name = name.unwrap();
+    assert_eq!(world.rename((ROOT, &name), (deep, "x"), 0), Err(Status::INVALID));
+    assert_eq!(world.rename((ROOT, &name), (inner, "x"), 0), Err(Status::INVALID));
+    world.rename((ROOT, &name), (a, "x"), 0).unwrap();
+    assert_eq!(world.lookup(b, ".."), Ok(a));
+    // An empty directory in the way that lies on another shard than its entry.
+    let far = world.mkdir(ROOT, "far").unwrap();
+    let near = world.mkdir(a, "near").unwrap();
+    world.rename((a, "near"), (ROOT, "far"), 0).unwrap();
+    assert_eq!(world.lookup(ROOT, "far"), Ok(near));
+    assert_eq!(world.stat(far), Err(Status::STALE_HANDLE));
+    world.check();
+    world.check_replay();
+    assert!(world.cores.iter().all(crate::Core::is_quiet));
+}
+
+/// Many renames, makings and removals under way at once, their messages delivered in random order.
+#[test]
+fn concurrent_operations_over_shards_all_end() {
+    for seed in 1..=60 {
+        let mut world = World::new(2 + (seed % 2) as u16, 1, 8192);
+        let mut random = Random(seed * 0x9e37_79b9);
+        let (a, b) = two(&mut world);
+        let c = world.mkdir(a, "c").unwrap();
+        let d = world.mkdir(b, "d").unwrap();
+        let parents = [ROOT, a, b, c, d];
+        let names = ["c", "d", "p", "q", "first"];
+        let mut files = 0;
+        for round in 0..20 {
+            let mut headers = Vec::new();
+            for slot in 1..9u16 {
+                let (from, to) =
+                    (parents[random.below(5) as usize], parents[random.below(5) as usize]);
+                let (name, to_name) =
+                    (names[random.below(5) as usize], names[random.below(5) as usize]);
+                let operation = [
+                    name_operation::RENAME,
+                    name_operation::RENAME,
+                    name_operation::RENAME,
+                    name_operation::MKDIR,
+                    name_operation::RMDIR,
+                    name_operation::CREATE,
+                    name_operation::UNLINK,
+                    name_operation::LOOKUP,
+                ][random.below(8) as usize];
+                let request = world.name_message(operation, from, to, slot);
+                world.send_name(&request, name.as_bytes(), to_name.as_bytes());
+                headers.push(request.header);
+                if random.chance(30) {
+                    let places = world.deliverable();
+                    if !places.is_empty() {
+                        world.deliver(places[random.below(places.len() as u64) as usize]);
+                    }
+                }
+            }
+            while let Some(places) = Some(world.deliverable()).filter(|places| !places.is_empty()) {
+                world.deliver(places[random.below(places.len() as u64) as usize]);
+            }
+            for header in headers {
+                let answer = world.take(&header);
+                let answer = answer.unwrap_or_else(|| panic!("seed {seed} round {round}: {header:?}"));
+                files += u32::from(answer.status() == Status::OK);
+            }
+            world.check();
+            assert!(world.cores.iter().all(crate::Core::is_quiet), "seed {seed} round {round}");
+            check_tree(&world);
+        }
+        assert!(files > 20);
+        world.check_replay();
+    }
+}
+
+/// Over all cores: every inode has exactly one entry, and every directory the right parent.
+fn check_tree(world: &World) {
+    let mut entries = std::collections::BTreeMap::new();
+    for core in &world.cores {
+        for node in core.nodes.values() {
+            for (name, entry) in node.directory().into_iter().flat_map(|d| &d.entries) {
+                let other = entries.insert(entry.inode, node.inode);
+                assert_eq!(other, None, "{:?} has two names", String::from_utf8_lossy(name));
+            }
+        }
+    }
+    for core in &world.cores {
+        for node in core.nodes.values() {
+            let parent = entries.remove(&node.inode);
+            if node.inode == ROOT {
+                assert_eq!(parent, None);
+                continue;
+            }
+            assert!(parent.is_some(), "inode {:#x} has no name", node.inode.0);
+            if let Some(directory) = node.directory() {
+                assert_eq!(Some(directory.parent), parent);
+            }
+        }
+    }
+    assert!(entries.is_empty(), "names that lead to nothing: {entries:?}");
+    // No cycle: from every directory the root is reached.
+    let parent_of = |inode: Inode| {
+        world.cores.iter().find_map(|core| core.nodes.get(&inode)?.directory().map(|d| d.parent))
+    };
+    for core in &world.cores {
+        for node in core.nodes.values().filter(|node| node.directory().is_some()) {
+            let mut at = node.inode;
+            for _ in 0..1000 {
+                at = parent_of(at).unwrap();
+            }
+            assert_eq!(at, ROOT);
+        }
+    }
+}
+
+#[test]
+fn zones_move_between_shards_of_different_reactors() {
+    // A small store: the second shard can only write when the first gives its zones back.
+    let mut world = World::new(2, 1, 4 * 1024);
+    let (a, b) = two(&mut world);
+    for round in 0..3 {
+        for parent in [a, b] {
+            let file = world.create(parent, "big").unwrap();
+            let data = pattern(round, 60 * 4096);
+            let mut written = 0;
+            while world.write(file, written, &data, 0).is_ok() {
+                written += data.len() as u64;
+            }
+            assert!(written > 3 * 1024 * 4096, "round {round}: only {written} bytes");
+            world.check();
+            world.unlink(parent, "big").unwrap();
+            world.run();
+            world.check();
+        }
+    }
+    world.check_replay();
+    world.restart();
+    world.up_all();
+    let file = world.create(a, "after").unwrap();
+    world.write(file, 0, b"restart", 0).unwrap();
+    world.check();
+}
+
+#[test]
+fn a_repeated_request_over_shards_is_answered_once_it_is_done() {
+    let mut world = World::new(2, 1, 4096);
+    let name = (0..).map(|n| format!("n{n}")).find(|name| {
+        // A name whose directory the other reactor makes.
+        let mut probe = World::new(2, 1, 4096);
+        let made = probe.mkdir(ROOT, name).unwrap();
+        probe.config.shard_map[usize::from(made.shard().unwrap().0)] == 1
+    });
+    let name = name.unwrap();
+    let mut request = world.name_message(name_operation::MKDIR, ROOT, ROOT, 2);
+    world.send_name(&request, name.as_bytes(), b"");
+    assert_eq!(world.messages.len(), 1);
+    // Names under way answer nobody.
+    let lookup = world.name_message(name_operation::LOOKUP, ROOT, ROOT, 3);
+    world.send_name(&lookup, name.as_bytes(), b"");
+    let cancelled = world.name_message(name_operation::LOOKUP, ROOT, ROOT, 4);
+    world.send_name(&cancelled, name.as_bytes(), b"");
+    world.send_cancel(&cancelled.header);
+    assert_eq!(world.take(&cancelled.header).unwrap().status(), Status::CANCELLED);
+    assert!(world.answers.is_empty());
+    request.header.attempt = 2.into();
+    world.send_name(&request, name.as_bytes(), b"");
+    world.send_cancel(&request.header);
+    let made = world.wait(&request.header);
+    assert_eq!(made.status(), Status::OK, "the later attempt is answered");
+    let found = world.take(&lookup.header).unwrap();
+    assert_eq!(found.attributes().handle, made.attributes().handle);
+    assert!(world.answers.is_empty());
+    request.header.attempt = 3.into();
+    world.send_name(&request, name.as_bytes(), b"");
+    assert_eq!(world.wait(&request.header).attributes(), made.attributes());
+}

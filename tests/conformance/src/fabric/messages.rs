@@ -8,7 +8,7 @@ use super::Provider;
 use super::end::{Pair, Random, pattern};
 
 fn random_length(random: &mut Random) -> usize {
-    let edges = [0, 1, 55, 56, 57, 255, 256, 257, 8191, 8192];
+    let edges = [0, 1, 55, 56, 57, 119, 120, 121, 255, 256, 257, 8191, 8192];
     match random.below(4) {
         0 => edges[random.below(edges.len() as u64) as usize],
         1 => random.below(LARGE_MESSAGE_BYTES as u64 + 1) as usize,

@@ -1,6 +1,6 @@
 //! Sleeping on the wake descriptors, two threads.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gannet_fabric::{ConnectionId, Fabric, PostError};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -38,6 +38,18 @@ fn sleep_until<F: Fabric, T>(
             return value;
         }
         sleep(end);
+    }
+}
+
+fn spin_until<F: Fabric, T>(end: &mut End<F>, mut done: impl FnMut(&mut End<F>) -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = done(end) {
+            return value;
+        }
+        if !end.turn() {
+            assert!(start.elapsed() < PATIENCE, "nothing arrived: {:?}", end.notes);
+        }
     }
 }
 
@@ -86,12 +98,16 @@ pub fn no_wake_up_is_lost(provider: &impl Provider) {
         },
         |mut end, id| {
             for round in 0..ROUNDS {
-                // Now and then it is busy when the message comes, so that all interleavings of
-                // going to sleep and publishing occur.
-                for _ in 0..round % 64 * 16 {
+                // Half of the time it does not sleep, and answers after a delay that makes the
+                // answer fall into every step of the other end's going to sleep.
+                let question = if round % 2 == 0 {
+                    spin_until(&mut end, |end| end.message(id))
+                } else {
+                    sleep_until(&mut end, |end| end.message(id))
+                };
+                for _ in 0..round % 256 {
                     std::hint::spin_loop();
                 }
-                let question = sleep_until(&mut end, |end| end.message(id));
                 assert_eq!(question, round.to_le_bytes());
                 end.fabric.send(id, &question).expect("a credit");
             }
