@@ -12,14 +12,14 @@ use gannet_proto::{Handle, Inode, Status};
 use gannet_runtime::stop::StopFlag;
 use gannet_runtime::time::Time;
 
+use crate::content::Content;
 use crate::error::PerfError;
 use crate::options::PerfOptions;
-use crate::pattern::{Pattern, UNIT_BYTES};
 
-/// Bytes per request that fills the file.
-const FILL_BYTES: u64 = 1 << 20;
-/// Requests outstanding while the file is filled.
-const FILL_DEPTH: u32 = 8;
+/// Bytes per request of a sweep over the file.
+const SWEEP_BYTES: u64 = 1 << 20;
+/// Requests outstanding during a sweep.
+const SWEEP_DEPTH: u32 = 8;
 /// Permissions of the file.
 const MODE: u32 = 0o644;
 /// How long nothing may happen while requests are outstanding. Above all bounds within which the
@@ -128,25 +128,62 @@ impl<F: Fabric> Host<F> {
         })
     }
 
-    /// Writes the pattern to all of the file.
-    pub(crate) fn fill(&mut self, file: &WorkFile, pattern: Pattern) -> Result<(), PerfError> {
-        let arena = self.arena(FILL_BYTES as usize, FILL_DEPTH)?;
+    /// Writes all of the file.
+    pub(crate) fn fill(&mut self, file: &WorkFile, content: &Content) -> Result<(), PerfError> {
+        self.sweep("writing", file, |offset, length, mut buffer| {
+            content.fill(&mut buffer[..length as usize], offset);
+            write(file, offset, length, buffer)
+        })?;
+        Ok(())
+    }
+
+    /// Reads all of the file and checks it. Returns the number of units.
+    pub(crate) fn check(&mut self, file: &WorkFile, content: &Content) -> Result<u64, PerfError> {
+        let make = |offset, length, buffer| read(file, offset, length, buffer);
+        let mut units = 0;
+        self.sweep_and("reading", file, make, |offset, bytes| {
+            units += check_content(content, file, bytes, offset)?;
+            Ok(())
+        })?;
+        Ok(units)
+    }
+
+    fn sweep(
+        &mut self,
+        what: &'static str,
+        file: &WorkFile,
+        make: impl FnMut(u64, u32, HostBuffer) -> Operation,
+    ) -> Result<(), PerfError> {
+        self.sweep_and(what, file, make, |_, _| Ok(()))
+    }
+
+    /// Makes large requests over all of the file, several at a time, and looks at each buffer that
+    /// comes back.
+    fn sweep_and(
+        &mut self,
+        what: &'static str,
+        file: &WorkFile,
+        mut make: impl FnMut(u64, u32, HostBuffer) -> Operation,
+        mut look: impl FnMut(u64, &[u8]) -> Result<(), PerfError>,
+    ) -> Result<(), PerfError> {
+        let arena = self.arena(SWEEP_BYTES as usize, SWEEP_DEPTH)?;
+        let length_at = |offset: u64| SWEEP_BYTES.min(file.size_bytes - offset) as u32;
         let mut next = 0;
         let mut outstanding = 0;
         while next < file.size_bytes || outstanding > 0 {
             while next < file.size_bytes
-                && let Some(mut buffer) = arena.take()
+                && let Some(buffer) = arena.take()
             {
-                let length = FILL_BYTES.min(file.size_bytes - next);
-                pattern.fill(&mut buffer[..length as usize], next / UNIT_BYTES as u64);
-                self.submit(write(file, next, length as u32, buffer), next, file)?;
-                next += length;
+                let length = length_at(next);
+                self.submit(make(next, length, buffer), next, file)?;
+                next += u64::from(length);
                 outstanding += 1;
             }
             self.poll(Time::monotonic())?;
             for completion in self.completions.drain(..) {
-                let asked = FILL_BYTES.min(file.size_bytes - completion.token) as u32;
-                check_moved("writing", file, completion.token, asked, &completion)?;
+                let offset = completion.token;
+                let buffer = take_buffer(what, file, offset, length_at(offset), completion)?;
+                look(offset, &buffer[..length_at(offset) as usize])?;
                 outstanding -= 1;
             }
         }
@@ -206,23 +243,34 @@ pub(crate) fn write(file: &WorkFile, offset: u64, length: u32, buffer: HostBuffe
     Operation::Write { file: file.handle, offset, length, buffer, buffer_offset: 0, append: false }
 }
 
-/// Checks that a read or write succeeded as a whole.
-pub(crate) fn check_moved(
+/// Checks that a read or write succeeded as a whole, and returns its buffer.
+pub(crate) fn take_buffer(
     what: &'static str,
     file: &WorkFile,
     offset: u64,
     asked: u32,
-    completion: &Completion,
-) -> Result<(), PerfError> {
-    let moved = match &completion.result {
-        Ok(Outcome::Read { bytes, .. } | Outcome::Write { bytes, .. }) => *bytes,
+    completion: Completion,
+) -> Result<HostBuffer, PerfError> {
+    let moved = match completion.result {
+        Ok(Outcome::Read { bytes, .. } | Outcome::Write { bytes, .. }) => bytes,
         Ok(_) => return Err(unexpected(what, &file.path)),
-        Err(error) => return Err(request(what, &file.path, error.clone())),
+        Err(error) => return Err(request(what, &file.path, error)),
     };
-    if moved == asked {
-        return Ok(());
+    if moved != asked {
+        return Err(PerfError::Short { what, file: file.path.clone(), offset, asked, moved });
     }
-    Err(PerfError::Short { what, file: file.path.clone(), offset, asked, moved })
+    completion.buffer.ok_or_else(|| PerfError::BufferLost { what, file: file.path.clone() })
+}
+
+/// Checks what was read; returns the number of units.
+pub(crate) fn check_content(
+    content: &Content,
+    file: &WorkFile,
+    bytes: &[u8],
+    offset: u64,
+) -> Result<u64, PerfError> {
+    let checked = content.check(bytes, offset);
+    checked.map_err(|mismatch| PerfError::Wrong { file: file.path.clone(), mismatch })
 }
 
 fn request(what: &'static str, file: &str, source: RequestError) -> PerfError {
@@ -243,7 +291,7 @@ pub(crate) fn client_options(
         what: "drawing a random session number",
         source: io::Error::other(error.to_string()),
     })?;
-    let depth_max = options.depths.iter().copied().max().unwrap_or(1).max(FILL_DEPTH);
+    let depth_max = options.depths.iter().copied().max().unwrap_or(1).max(SWEEP_DEPTH);
     client.requests_max = depth_max as usize;
     client.complete_by_metaserver = options.complete_by_metaserver;
     Ok(client)

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ceilings;
+mod content;
 mod embedded;
 mod error;
 mod host;

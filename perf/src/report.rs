@@ -92,7 +92,8 @@ pub struct Measurement {
     pub bytes_per_second: f64,
     /// From submission to completion.
     pub latency: LatencySummary,
-    /// Units of 4 KiB whose content was checked, warm-up included.
+    /// Units of 4 KiB whose content was checked: by reads as they came, warm-up included; after
+    /// writes, all of the file.
     pub verified_units: u64,
     /// Time of the embedded server's reactor in turns with work, per request, nanoseconds.
     pub server_busy_ns_per_operation: Option<f64>,

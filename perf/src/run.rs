@@ -1,4 +1,7 @@
 //! One run from the options to the report.
+//!
+//! Every workload gets a new file, and an embedded one a new file system: random writes scatter a
+//! file's blocks, and what a workload finds should not depend on the one before it.
 
 use std::time::Duration;
 
@@ -8,12 +11,12 @@ use gannet_runtime::reactor::pin_to_core;
 use gannet_runtime::stop::StopFlag;
 
 use crate::ceilings::Ceilings;
+use crate::content::Content;
 use crate::embedded::Embedded;
 use crate::error::PerfError;
 use crate::host::{Host, WorkFile, client_options};
 use crate::machine::Machine;
 use crate::options::{PerfOptions, Server, WorkloadKind};
-use crate::pattern::Pattern;
 use crate::report::{Build, Measurement, Report, SCHEMA, Settings};
 use crate::workload::{Observed, Workload};
 
@@ -62,16 +65,21 @@ fn measure(
     if let Some(core) = options.core {
         pin_to_core(core)?;
     }
-    let mut results = match &options.server {
-        Server::Running(address) => {
-            let mut host = connect(options, address, None)?;
-            workloads(options, &mut host, None, progress)?
-        }
-        Server::Embedded(embedded) => {
-            let server = Embedded::start(embedded, options.server_core)?;
-            embedded_workloads(options, server, progress)?
-        }
-    };
+    let mut results = Vec::new();
+    for (index, kind) in options.workloads.iter().enumerate() {
+        // Left for whoever asked for it, but not in the way of the next workload.
+        let keep = options.keep && index + 1 == options.workloads.len();
+        results.extend(match &options.server {
+            Server::Running(address) => {
+                let mut host = connect(options, address, None)?;
+                workload(options, *kind, keep, &mut host, None, progress)?
+            }
+            Server::Embedded(embedded) => {
+                let server = Embedded::start(embedded, options.server_core)?;
+                embedded_workload(options, *kind, server, progress)?
+            }
+        });
+    }
     if let Some(ceilings) = &mut ceilings {
         progress(Progress::Ceilings);
         ceilings.merge(&Ceilings::measure(options)?);
@@ -90,16 +98,18 @@ fn measure(
     Ok(report)
 }
 
-/// Runs the workloads against an embedded server, and ends it.
-fn embedded_workloads(
+/// Runs a workload against an embedded server, and ends it.
+fn embedded_workload(
     options: &PerfOptions,
+    kind: WorkloadKind,
     server: Embedded,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Vec<Measurement>, PerfError> {
     let host = connect(options, server.address(), Some(server.stop_flag().clone()));
     let busy = || server.busy();
     // The client ends before the server does.
-    let results = host.and_then(|mut host| workloads(options, &mut host, Some(&busy), progress));
+    let results =
+        host.and_then(|mut host| workload(options, kind, false, &mut host, Some(&busy), progress));
     match (results, server.stop()) {
         (results, Ok(())) => results,
         // A server that gave up explains what the client saw of it.
@@ -117,25 +127,26 @@ fn connect(
     Ok(Host::new(client, fabric, server_stopped))
 }
 
-/// Runs every workload at every depth on a file made for it.
-fn workloads<F: Fabric>(
+/// Runs a workload at every depth on a file made for it.
+fn workload<F: Fabric>(
     options: &PerfOptions,
+    kind: WorkloadKind,
+    keep: bool,
     host: &mut Host<F>,
     busy: Option<&dyn Fn() -> Duration>,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Vec<Measurement>, PerfError> {
     progress(Progress::Filling);
     let file = host.create(options)?;
-    host.fill(&file, Pattern::new(options.seed))?;
+    let mut content = Content::new(options.seed, options.size_bytes);
+    host.fill(&file, &content)?;
     let mut results = Vec::new();
-    for kind in &options.workloads {
-        for depth in &options.depths {
-            progress(Progress::Measuring(*kind, *depth));
-            let workload = Workload::new(options, *kind, *depth);
-            results.push(measurement(&workload, host, &file, busy)?);
-        }
+    for depth in &options.depths {
+        progress(Progress::Measuring(kind, *depth));
+        let workload = Workload::new(options, kind, *depth);
+        results.push(measurement(&workload, host, &file, &mut content, busy)?);
     }
-    if !options.keep {
+    if !keep {
         host.remove(&file)?;
     }
     Ok(results)
@@ -145,10 +156,11 @@ fn measurement<F: Fabric>(
     workload: &Workload,
     host: &mut Host<F>,
     file: &WorkFile,
+    content: &mut Content,
     busy: Option<&dyn Fn() -> Duration>,
 ) -> Result<Measurement, PerfError> {
     let mut busy_at = Vec::with_capacity(2);
-    let observed = workload.run(host, file, || busy_at.extend(busy.map(|busy| busy())))?;
+    let observed = workload.run(host, file, content, || busy_at.extend(busy.map(|busy| busy())))?;
     let Observed { elapsed, operations, latency, verified_units, cpu_share, .. } = observed;
     let seconds = elapsed.as_secs_f64();
     if operations == 0 {
@@ -192,11 +204,11 @@ mod tests {
         let mut options = PerfOptions::new(Server::Embedded(embedded.clone()));
         (options.core, options.server_core) = (None, None);
         options.size_bytes = 4 << 20;
-        options.workloads = vec![WorkloadKind::RandomWrite];
         options.depths = vec![1];
         options.time = Duration::from_secs(600);
         let server = Embedded::start_with_log(&embedded, None, 1 << 20).unwrap();
-        let error = embedded_workloads(&options, server, &mut |_| {}).unwrap_err();
+        let kind = WorkloadKind::RandomWrite;
+        let error = embedded_workload(&options, kind, server, &mut |_| {}).unwrap_err();
         assert!(matches!(error, PerfError::Embedded(_)), "{error}");
         assert!(error.to_string().contains("log cannot grow"), "{error}");
     }

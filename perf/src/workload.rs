@@ -11,11 +11,11 @@ use gannet_fabric::arena::HostBuffer;
 use gannet_runtime::time::Time;
 
 use crate::ceilings::cpu::CpuWatch;
+use crate::content::Content;
 use crate::error::PerfError;
 use crate::host::{self, Host, WorkFile};
 use crate::latency::{Latencies, LatencySummary};
 use crate::options::{PerfOptions, WorkloadKind};
-use crate::pattern::{Pattern, UNIT_BYTES};
 use crate::random::Random;
 
 /// One workload at one depth.
@@ -26,7 +26,7 @@ pub(crate) struct Workload {
     pub(crate) depth: u32,
     pub(crate) warm_up: Duration,
     pub(crate) time: Duration,
-    pub(crate) verify: Option<Pattern>,
+    pub(crate) verify: bool,
     pub(crate) seed: u64,
 }
 
@@ -63,7 +63,7 @@ impl Workload {
             depth,
             warm_up: options.warm_up,
             time: options.time,
-            verify: options.verify.then(|| Pattern::new(options.seed)),
+            verify: options.verify,
             seed: options.seed,
         }
     }
@@ -74,6 +74,7 @@ impl Workload {
         &self,
         host: &mut Host<F>,
         file: &WorkFile,
+        content: &mut Content,
         mut measuring: impl FnMut(),
     ) -> Result<Observed, PerfError> {
         let arena = host.arena(self.block_bytes as usize, self.depth)?;
@@ -81,6 +82,7 @@ impl Workload {
             workload: self,
             host,
             file,
+            content,
             blocks: Blocks::new(self, file.size_bytes),
             flights: vec![Flight::default(); self.depth as usize],
             verified_units: 0,
@@ -105,11 +107,15 @@ impl Workload {
         let cpu_share = watch.share();
         measuring();
         state.drain()?;
+        let mut verified_units = state.verified_units;
+        if self.verify && self.kind.is_write() {
+            verified_units = host.check(file, content)?;
+        }
         Ok(Observed {
             elapsed: now.since(begin),
             latency: window.latencies.summary(),
             operations: window.latencies.count(),
-            verified_units: state.verified_units,
+            verified_units,
             busy: window.busy,
             cpu_share,
         })
@@ -151,6 +157,7 @@ struct Loop<'a, F: Fabric> {
     workload: &'a Workload,
     host: &'a mut Host<F>,
     file: &'a WorkFile,
+    content: &'a mut Content,
     blocks: Blocks,
     flights: Vec<Flight>,
     verified_units: u64,
@@ -162,8 +169,8 @@ impl<F: Fabric> Loop<'_, F> {
         self.flights[index] = Flight { submitted: now, offset };
         let (file, length) = (self.file, self.workload.block_bytes);
         let operation = if self.workload.kind.is_write() {
-            if let Some(pattern) = self.workload.verify {
-                pattern.fill(&mut buffer[..length as usize], offset / UNIT_BYTES as u64);
+            if self.workload.verify {
+                self.content.rewrite(&mut buffer[..length as usize], offset);
             }
             host::write(file, offset, length, buffer)
         } else {
@@ -214,18 +221,11 @@ impl<F: Fabric> Loop<'_, F> {
         let is_write = self.workload.kind.is_write();
         let what = if is_write { "writing" } else { "reading" };
         let length = self.workload.block_bytes;
-        host::check_moved(what, self.file, flight.offset, length, &completion)?;
-        let Some(buffer) = completion.buffer else {
-            return Err(PerfError::BufferLost { what, file: self.file.path.clone() });
-        };
-        if let Some(pattern) = self.workload.verify
-            && !is_write
-        {
+        let buffer = host::take_buffer(what, self.file, flight.offset, length, completion)?;
+        if self.workload.verify && !is_write {
             let bytes = &buffer[..length as usize];
-            let checked = pattern.check(bytes, flight.offset / UNIT_BYTES as u64);
-            checked
-                .map_err(|mismatch| PerfError::Wrong { file: self.file.path.clone(), mismatch })?;
-            self.verified_units += u64::from(length) / UNIT_BYTES as u64;
+            self.verified_units +=
+                host::check_content(self.content, self.file, bytes, flight.offset)?;
         }
         Ok(buffer)
     }
@@ -256,7 +256,7 @@ mod tests {
             depth: 1,
             warm_up: Duration::ZERO,
             time: Duration::ZERO,
-            verify: None,
+            verify: false,
             seed: 3,
         }
     }

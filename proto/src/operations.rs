@@ -744,6 +744,7 @@ impl Write {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::vec;
 

@@ -24,6 +24,8 @@ use gannet_proto::control::Grant;
 use gannet_proto::limits::GRANTS_MAX;
 use gannet_runtime::memory::Slice;
 
+use crate::defects::Defects;
+
 /// No grant.
 const NONE: u32 = u32::MAX;
 
@@ -114,6 +116,7 @@ pub(crate) struct Grants {
     free: Vec<u32>,
     sessions: Vec<Session>,
     channels: Vec<Channel>,
+    pub(crate) defects: Defects,
 }
 
 impl Grants {
@@ -132,6 +135,7 @@ impl Grants {
             free: Vec::new(),
             sessions: vec![session; sessions as usize],
             channels: Vec::new(),
+            defects: Defects::default(),
         }
     }
 
@@ -210,6 +214,9 @@ impl Grants {
         if !entry.status.is_ok() {
             return Err(entry.status);
         }
+        if self.defects.live_checks() {
+            return Ok(());
+        }
         let session = &self.sessions[entry.session as usize];
         if entry.session_era != session.era {
             return Err(session.cut_status);
@@ -225,9 +232,14 @@ impl Grants {
         let Some(entry) = self.get_mut(place).filter(|entry| !entry.begun) else { return };
         entry.begun = true;
         entry.stage = Stage::Posting;
+        let (session_era, channel_era) = (entry.session_era, entry.channel_era);
         let (session, channel) = (entry.session as usize, usize::from(entry.channel));
-        self.sessions[session].begun += 1;
-        self.channels[channel].begun += 1;
+        let (session, channel) = (&mut self.sessions[session], &mut self.channels[channel]);
+        // Only a defect begins what is of an earlier era.
+        let is_current = session_era == session.era;
+        *(if is_current { &mut session.begun } else { &mut session.begun_before }) += 1;
+        let is_current = channel_era == channel.era;
+        *(if is_current { &mut channel.begun } else { &mut channel.begun_before }) += 1;
     }
 
     /// Ends the posting of a grant, with its first failure if `status` is one, and takes it out of
@@ -298,6 +310,9 @@ impl Grants {
         state.era = state.era.wrapping_add(1);
         state.cut_status = status;
         state.begun_before += std::mem::take(&mut state.begun);
+        if self.defects.live_checks() {
+            return;
+        }
         while let Some(place) = self.head(session) {
             if self.stop(place, status) {
                 idle.push(place);
@@ -312,6 +327,9 @@ impl Grants {
         state.era = state.era.wrapping_add(1);
         state.begun_before += std::mem::take(&mut state.begun);
         state.places.fill(NONE);
+        if self.defects.live_checks() {
+            return;
+        }
         let from = idle.len();
         self.collect(channel, &[Stage::Queued, Stage::Posting], idle);
         let mut keep = from;
@@ -363,12 +381,13 @@ impl Grants {
 
     /// Whether nothing of a session's earlier eras is under way.
     pub(crate) fn session_is_drained(&self, session: u32) -> bool {
-        self.sessions[session as usize].begun_before == 0
+        self.sessions[session as usize].begun_before == 0 || self.defects.live_checks()
     }
 
     /// Whether nothing of a channel's earlier eras is under way.
     pub(crate) fn channel_is_drained(&self, channel: u16) -> bool {
-        self.channels.get(usize::from(channel)).is_none_or(|channel| channel.begun_before == 0)
+        let drained = |channel: &Channel| channel.begun_before == 0;
+        self.channels.get(usize::from(channel)).is_none_or(drained) || self.defects.live_checks()
     }
 
     /// Grants that have not ended.

@@ -30,6 +30,7 @@ pub mod target;
 
 mod arrivals;
 mod control;
+mod defects;
 mod dispatch;
 mod engine;
 mod execute;

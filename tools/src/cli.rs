@@ -11,7 +11,7 @@ use gannet_proto::limits::REACTORS_MAX;
 use gannet_runtime::idle::IdlePolicy;
 
 use crate::config::STORE_BYTES;
-use crate::units::{format_size_exact, parse_size};
+use crate::units::{format_size_exact, parse_duration, parse_size};
 
 /// Most data servers that `gannet dev` runs.
 pub(crate) const DEV_TARGETS_MAX: u32 = 16;
@@ -104,20 +104,23 @@ pub(crate) struct DevArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Data servers to run, 1 to 16 [default: those in the directory, else 2].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(DEV_TARGETS_MAX)))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(DEV_TARGETS_MAX)))]
     pub(crate) targets: Option<u32>,
     /// Reactors of the metadata server, 1 to 64 [default: as formatted, else 1].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=REACTORS_MAX as i64))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=REACTORS_MAX as i64))]
     pub(crate) reactors: Option<u16>,
     /// Cores to run on, as in "0" or "0,2-3"; the roles are dealt out to them in turn. Without it
     /// all roles share one thread that the scheduler places.
-    #[arg(long, value_name = "LIST", value_parser = parse_cores)]
+    #[arg(long, value_name = "LIST", value_parser = parse_cores, allow_hyphen_values = true)]
     pub(crate) cores: Option<Cores>,
     /// How to wait for work: "adaptive" sleeps when idle, "spin" never does.
     #[arg(long, value_name = "POLICY", default_value = "adaptive")]
     pub(crate) idle: IdlePolicy,
     /// Size of each new store: "10G" in a file, "ram:512M" in memory.
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_store_size)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) store_size: StoreSize,
     /// Keep the metadata log in memory: nothing survives the end of the process.
     #[arg(long)]
@@ -219,7 +222,8 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "URI", env = "GANNET_SERVER")]
     pub(crate) server: Address,
     /// How long to look for a server that does not answer.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_patience)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) patience: std::time::Duration,
 }
 
@@ -289,11 +293,11 @@ pub(crate) struct TransferArguments {
     #[arg(long)]
     pub(crate) verify: bool,
     /// Files to work on at the same time, 1 to 1024.
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, allow_hyphen_values = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) files: u32,
     /// Reads or writes of up to 1 MiB to have under way at the same time, 1 to 256.
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, allow_hyphen_values = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) depth: u32,
     /// Print the summary as one JSON object.
@@ -461,10 +465,6 @@ fn parse_store_size(text: &str) -> Result<StoreSize, String> {
         return Err(format!("a store of {} is out of range: {least} to {most}", size));
     }
     Ok(if in_ram { StoreSize::Ram(bytes) } else { StoreSize::File(bytes) })
-}
-
-fn parse_patience(text: &str) -> Result<std::time::Duration, String> {
-    crate::units::parse_duration(text)
 }
 
 #[cfg(test)]

@@ -17,10 +17,11 @@ use crate::units::{parse_duration, parse_size};
 const SERVER_VARIABLE: &str = "GANNET_SERVER";
 
 const HELP: &str = "\
-Each workload runs at each depth: as many requests outstanding, the next submitted as one ends. One
-row tells the rate, the bandwidth and the latency's percentiles, and beside them what share of the
-machine's own limits that is: of what one core can copy, and, at depth 1, of the time that one round
-trip between two cores and one copy take. Client and server need a core each.
+Each workload runs on a new file, at each depth in turn: as many requests outstanding, the next
+submitted as one ends. One row tells the rate, the bandwidth and the latency's percentiles, and
+beside them what share of the machine's own limits that is: of what one core can copy, and, at depth
+1, of the time that one round trip between two cores and one copy take. Client and server need a
+core each.
 
 Examples:
   gannet perf --embedded                                 a server in memory, for this run only
@@ -39,14 +40,13 @@ pub(crate) struct PerfArguments {
     /// Measure a server that runs in this process, on one core, for this run only.
     #[arg(long)]
     embedded: bool,
-    /// Embedded: the store, "ram:512M" in memory or "/data:4G" in a file in a directory.
-    #[arg(long, value_name = "PLACE", default_value = "ram:512M", value_parser = parse_store)]
-    #[arg(requires = "embedded")]
-    store: StorePlace,
-    /// Embedded: the metadata log, "ram" or a directory.
-    #[arg(long, value_name = "PLACE", default_value = "ram", value_parser = parse_log)]
-    #[arg(requires = "embedded")]
-    metadata_log: LogPlace,
+    /// Embedded: the store, as in "ram:1G" in memory or "/data:4G" in a file in a directory
+    /// [default: ram:512M].
+    #[arg(long, value_name = "PLACE", value_parser = parse_store)]
+    store: Option<StorePlace>,
+    /// Embedded: the metadata log, "ram" or a directory [default: ram].
+    #[arg(long, value_name = "PLACE", value_parser = parse_log)]
+    metadata_log: Option<LogPlace>,
     /// Core of the measuring thread, a number or "any".
     #[arg(long, value_name = "CORE", default_value = "1", value_parser = parse_core)]
     core: Core,
@@ -157,8 +157,19 @@ fn options(arguments: &PerfArguments) -> Result<PerfOptions, Failure> {
 
 fn server(arguments: &PerfArguments) -> Result<Server, Failure> {
     if arguments.embedded {
-        let (store, log) = (arguments.store.clone(), arguments.metadata_log.clone());
-        return Ok(Server::Embedded(EmbeddedOptions { store, log }));
+        let defaults = EmbeddedOptions::default();
+        return Ok(Server::Embedded(EmbeddedOptions {
+            store: arguments.store.clone().unwrap_or(defaults.store),
+            log: arguments.metadata_log.clone().unwrap_or(defaults.log),
+        }));
+    }
+    let places = [
+        ("--store", arguments.store.is_some()),
+        ("--metadata-log", arguments.metadata_log.is_some()),
+    ];
+    if let Some((argument, _)) = places.iter().find(|(_, given)| *given) {
+        let reason = "says where an embedded server keeps things: give --embedded too, or leave it";
+        return Err(Failure::usage(format!("{argument} {reason}")));
     }
     if let Some(address) = &arguments.server {
         return Ok(Server::Running(address.clone()));
@@ -276,10 +287,15 @@ mod tests {
             ("--embedded --completion nobody", "nobody"),
             ("--server nowhere", "nowhere"),
             ("--server shm:///meta.sock --embedded", "--embedded"),
-            ("--server shm:///meta.sock --store ram:1G", "--embedded"),
         ] {
             let message = parse(words).unwrap_err();
             assert!(message.contains(wrong), "{words}: {message}");
+        }
+        for words in ["--store ram:1G", "--metadata-log ram"] {
+            let words = format!("--server shm:///meta.sock {words}");
+            let failure = options(&parse(&words).unwrap()).unwrap_err();
+            assert_eq!(failure.exit.code(), 2);
+            assert!(failure.message.contains("--embedded"), "{words}: {failure}");
         }
     }
 }

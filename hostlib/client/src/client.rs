@@ -26,6 +26,7 @@ use gannet_runtime::deadlines::Deadlines;
 use gannet_runtime::time::Time;
 
 use crate::channels::Channels;
+use crate::defects::Defects;
 use crate::counters::ClientCounters;
 use crate::error::{ErrorKind, RequestError};
 use crate::link::LinkTimes;
@@ -116,6 +117,7 @@ pub struct Client<F: Fabric> {
     /// Buffers that data servers may still reach; never used again.
     quarantine: Vec<HostBuffer>,
     counters: ClientCounters,
+    defects: Defects,
 }
 
 impl<F: Fabric> Client<F> {
@@ -145,6 +147,7 @@ impl<F: Fabric> Client<F> {
             done: Vec::with_capacity(capacity),
             quarantine: Vec::new(),
             counters: ClientCounters::default(),
+            defects: Defects::default(),
             fabric,
             options,
         }
@@ -305,6 +308,19 @@ impl<F: Fabric> Client<F> {
     #[must_use]
     pub fn options(&self) -> &ClientOptions {
         &self.options
+    }
+
+    /// Breaks rule H1 on purpose: a read completes with the first arrival notice.
+    #[cfg(feature = "defects")]
+    pub fn break_arrivals(&mut self) {
+        self.defects.break_arrivals();
+    }
+
+    /// Breaks rule H2 on purpose: a buffer goes back to its user, or into the next attempt, while
+    /// data servers can still reach it.
+    #[cfg(feature = "defects")]
+    pub fn break_cuts(&mut self) {
+        self.defects.break_cuts();
     }
 
     /// The fabric, for the harness that injects faults into it.
@@ -474,9 +490,14 @@ impl<F: Fabric> Drop for Client<F> {
             let state = self.requests[index].state;
             let reachable = matches!(state, State::Sent | State::Stranded | State::Cutting);
             let Some(operation) = self.requests.remove(index) else { continue };
+            let is_read = operation.is_read();
             let Some(mut buffer) = operation.into_buffer() else { continue };
             // Where the end of a connection revokes access, the fabric's own end does it.
-            if reachable && !self.revokes && buffer.replace_pages(false).is_err() {
+            if !reachable || self.revokes {
+                continue;
+            }
+            let taken = if is_read { buffer.replace_pages(false) } else { buffer.leave_pages() };
+            if taken.is_err() {
                 std::mem::forget(buffer);
             }
         }

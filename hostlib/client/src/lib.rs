@@ -16,6 +16,7 @@ pub mod blocking;
 mod channels;
 mod client;
 mod counters;
+mod defects;
 mod error;
 mod link;
 mod operation;

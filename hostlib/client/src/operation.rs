@@ -191,7 +191,8 @@ pub enum Outcome {
     /// A part of a directory.
     Directory(Listing),
     /// Data is in the buffer. Fewer `bytes` than asked for without `end_of_file` means: ask again
-    /// for the rest. Bytes of the buffer beyond them are as they were.
+    /// for the rest. Bytes of the request's range beyond them are undefined: an attempt that was
+    /// given up may have placed more. The buffer around the range is as it was.
     Read {
         /// Bytes in the buffer.
         bytes: u32,

@@ -194,6 +194,18 @@ impl Regions {
         }
     }
 
+    /// Gives a region another number. A request that a reactor holds back knows the former one,
+    /// so it does not find what the region is registered as from now on.
+    pub(crate) fn renumber(&mut self, index: u32) {
+        let fresh = self.next_number;
+        self.next_number = fresh.wrapping_add(1);
+        let region = self.get_mut(index);
+        let number = std::mem::replace(&mut region.number, fresh);
+        let told = std::mem::take(&mut region.told);
+        let reactors = 0..told.len() as u16;
+        self.forgotten.extend(reactors.map(|reactor| Forgotten { number, reactor }));
+    }
+
     /// Takes a region out that no buffer lies in any more. Returns the registrations to take back;
     /// the reactors to be told are in `forgotten`.
     pub(crate) fn remove(&mut self, id: RegionId) -> Vec<(u8, Key)> {
@@ -250,6 +262,21 @@ mod tests {
         regions.target_lost(2);
         assert_eq!((regions.told(index, 0), regions.exposed(index)), (0, 0));
         assert!(regions.get(index).was_reachable);
+    }
+
+    #[test]
+    fn a_renumbered_region_is_unknown_to_reactors_but_not_to_data_servers() {
+        let arena = Arena::new(&RegionIds::new(), 4096, 1).unwrap();
+        let buffer = arena.take().unwrap();
+        let mut regions = Regions::default();
+        let index = regions.of(&buffer).unwrap();
+        let number = regions.get(index).number;
+        regions.pending(index, 2, registration(1));
+        regions.tell(index, 0, 2);
+        regions.renumber(index);
+        assert_ne!(regions.get(index).number, number);
+        assert_eq!((regions.told(index, 0), regions.exposed(index)), (0, 4));
+        assert_eq!(regions.forgotten, [Forgotten { number, reactor: 0 }]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use gannet_proto::operations::{attribute_mask, file_type};
 use gannet_proto::{Inode, ShardId};
 use zerocopy::little_endian::{U32, U64};
 
+use crate::defects::Defects;
 use crate::extents::Extent;
 use crate::namespace::{Content, Entry, Node, StoreSet};
 use crate::operations::{NONE, Operations, Pinned};
@@ -30,6 +31,7 @@ struct Freed<'a> {
     lsn: Lsn,
     /// Free space is rebuilt when the log is replayed.
     replaying: bool,
+    defects: Defects,
 }
 
 impl Freed<'_> {
@@ -46,7 +48,10 @@ impl Freed<'_> {
             freed: self.commit,
             lsn: self.lsn,
         };
-        if !self.operations.pin(self.live, run) {
+        if self.defects.pins() {
+            self.space.release(self.shard, span, self.lsn);
+            self.space.thaw();
+        } else if !self.operations.pin(self.live, run) {
             self.space.release(self.shard, span, self.lsn);
         }
     }
@@ -150,7 +155,13 @@ impl Core {
             Change::Renamed { directory, to_directory, drop_inode, name, to_name } => {
                 self.check_entry(directory, name, true)?;
                 self.check_directory(to_directory)?;
-                self.rename_entry((directory, name), (to_directory, to_name), drop_inode, time_ns, lsn);
+                self.rename_entry(
+                    (directory, name),
+                    (to_directory, to_name),
+                    drop_inode,
+                    time_ns,
+                    lsn,
+                );
             }
             Change::ParentSet { inode, parent } => {
                 self.check_directory(inode)?;
@@ -299,6 +310,7 @@ impl Core {
                 commit: self.clock,
                 lsn,
                 replaying: self.replaying,
+                defects: self.defects,
             };
             file.extents.iter().for_each(|extent| freed.free(extent));
         }
@@ -332,6 +344,7 @@ impl Core {
                     commit: self.clock,
                     lsn,
                     replaying: self.replaying,
+                    defects: self.defects,
                 };
                 file.extents.clip(size, |extent| freed.free(extent));
             }
@@ -381,6 +394,7 @@ impl Core {
             commit: self.clock,
             lsn,
             replaying: self.replaying,
+            defects: self.defects,
         };
         for extent in extents.iter() {
             file.extents.replace(extent, |extent| freed.free(extent));

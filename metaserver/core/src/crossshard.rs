@@ -17,9 +17,8 @@ impl Core {
     /// Does a step, and answers it unless it has to wait.
     pub(crate) fn perform(&mut self, now: Now, request: StepRequest, sink: &mut impl Sink) {
         let coordinator = (request.reactor, request.token);
-        let origin = |core: &Core, inode: Inode| {
-            core.origin_of_core_with(now, inode.shard(), request.order)
-        };
+        let origin =
+            |core: &Core, inode: Inode| core.origin_of_core_with(now, inode.shard(), request.order);
         let outcome = match &request.step {
             Step::MakeDirectory { shard, parent, mode, uid, gid } => {
                 let inode = self.new_inode(*shard);
@@ -69,12 +68,7 @@ impl Core {
         self.answer_step(coordinator, outcome, sink);
     }
 
-    fn remove_directory(
-        &mut self,
-        origin: &Origin,
-        inode: Inode,
-        sink: &mut impl Sink,
-    ) -> Outcome {
+    fn remove_directory(&mut self, origin: &Origin, inode: Inode, sink: &mut impl Sink) -> Outcome {
         let Some(node) = self.nodes.get(&inode) else {
             return Outcome::Failed(Status::STALE_HANDLE);
         };
@@ -150,4 +144,3 @@ impl Core {
         Some(Outcome::Linked { replaced })
     }
 }
-

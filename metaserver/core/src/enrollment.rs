@@ -23,13 +23,7 @@ fn info_of(store: &Store) -> StoreInfo {
 impl Core {
     /// Reactor 0: gives numbers to a data server and its stores, tells the other reactors, and
     /// answers by [`Sink::enrolled`]. Beyond the bounds on numbers there is no answer.
-    pub fn enroll(
-        &mut self,
-        now: Now,
-        uuid: [u8; 16],
-        stores: &[StoreInfo],
-        sink: &mut impl Sink,
-    ) {
+    pub fn enroll(&mut self, now: Now, uuid: [u8; 16], stores: &[StoreInfo], sink: &mut impl Sink) {
         let known = self.targets.iter().find(|(_, target)| target.uuid == uuid);
         let known = known.map(|(id, _)| id);
         let (next_target, next_store) = self.targets.next_numbers();
@@ -60,21 +54,13 @@ impl Core {
         self.settle(now, sink);
     }
 
-    fn enroll_store(
-        &mut self,
-        now: Now,
-        target: TargetId,
-        info: &StoreInfo,
-        sink: &mut impl Sink,
-    ) {
+    fn enroll_store(&mut self, now: Now, target: TargetId, info: &StoreInfo, sink: &mut impl Sink) {
         let known = self.targets.stores().find(|(_, store)| store.uuid == info.uuid);
         let known = known.map(|(id, store)| (id, *store));
         let (generation, blocks) = (info.generation.get(), info.blocks.get());
         let (store, change) = match known {
             Some((_, known)) if known.target == target && known.generation >= generation => return,
-            Some((store, _)) => {
-                (store, Change::StoreChanged { store, target, generation, blocks })
-            }
+            Some((store, _)) => (store, Change::StoreChanged { store, target, generation, blocks }),
             None => {
                 let (_, store) = self.targets.next_numbers();
                 let uuid = info.uuid;
@@ -118,16 +104,12 @@ impl Core {
     /// Reactor 0 after its start: tells the others what they need to serve.
     pub(crate) fn send_directory(&mut self, sink: &mut impl Sink) {
         let targets: Vec<_> = self.targets.iter().map(|(id, target)| (id, target.uuid)).collect();
-        let stores: Vec<_> = self
-            .targets
-            .stores()
-            .map(|(id, store)| (id, store.target, info_of(store)))
-            .collect();
+        let stores: Vec<_> =
+            self.targets.stores().map(|(id, store)| (id, store.target, info_of(store))).collect();
         let own = self.config.reactor;
         for reactor in (0..self.config.reactors).filter(|other| *other != own) {
-            let zones = self.zones.assigned().filter(|(_, _, shard)| {
-                self.reactor_of(*shard) == reactor
-            });
+            let zones =
+                self.zones.assigned().filter(|(_, _, shard)| self.reactor_of(*shard) == reactor);
             let zones = zones.collect();
             let (targets, stores) = (targets.clone(), stores.clone());
             let message = Message::Directory { targets, stores, zones };
@@ -167,8 +149,7 @@ impl Core {
         for node in self.nodes.values() {
             let (Some(file), Some(shard)) = (node.file(), node.inode.shard()) else { continue };
             for extent in file.extents.iter() {
-                let span =
-                    Span { store: extent.store, block: extent.block, blocks: extent.blocks };
+                let span = Span { store: extent.store, block: extent.block, blocks: extent.blocks };
                 if !self.space.claim(shard, span) {
                     self.counters.extents_unplaced += 1;
                 }

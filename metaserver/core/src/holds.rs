@@ -211,7 +211,10 @@ mod tests {
         let Acquired::Held(table) = holds.acquire(NONE, inode, id(1), range(0, 4, &[])) else {
             panic!("the first one holds")
         };
-        assert_eq!(holds.acquire(table, inode, id(2), Range::from_block(0)), Acquired::Waits(table));
+        assert_eq!(
+            holds.acquire(table, inode, id(2), Range::from_block(0)),
+            Acquired::Waits(table)
+        );
         assert_eq!(holds.acquire(table, inode, id(3), range(8, 9, &[])), Acquired::Waits(table));
         assert!(!holds.release(table, id(1)));
         let mut woken = Vec::new();

@@ -17,6 +17,7 @@ use gannet_proto::{
 };
 use rustc_hash::FxHashMap;
 
+use crate::defects::Defects;
 use crate::held::HeldNames;
 use crate::holds::Holds;
 use crate::namespace::Node;
@@ -119,12 +120,15 @@ mod apply;
 mod attributes;
 mod counters;
 mod crossshard;
+mod defects;
 mod enrollment;
 mod extents;
 mod grants;
 mod held;
 mod holds;
 mod invariants;
+mod lookup;
+mod name_operations;
 mod names;
 mod namespace;
 mod operations;
@@ -136,9 +140,11 @@ mod replay;
 mod reply;
 mod sessions;
 mod space;
+mod staging;
 mod targets;
 mod waiting;
 mod write;
+mod zone;
 mod zonekeeper;
 mod zones;
 
@@ -198,6 +204,7 @@ pub struct Core {
     ready: bool,
     /// The zones of this reactor, if it was told of them before its log was replayed.
     told_zones: Option<Vec<(StoreId, u32, ShardId)>>,
+    defects: Defects,
     counters: CoreCounters,
     scratch: Scratch,
 }
@@ -245,6 +252,7 @@ impl Core {
             replaying: true,
             ready: false,
             told_zones: None,
+            defects: Defects::default(),
             counters: CoreCounters::default(),
             scratch: Scratch::default(),
         }

@@ -1,68 +1,27 @@
-//! Namespace requests: LOOKUP, CREATE, MKDIR, UNLINK, RMDIR, READDIR.
+//! Namespace requests: CREATE, MKDIR, UNLINK, RMDIR, and how all of them are carried on.
 //!
 //! What lies on one shard is done at once, by one record. What needs another shard becomes an
 //! operation that holds its name and goes on with the other shard's answers; an inode is made
-//! before its entry, and removed after it, so that no name ever leads to nothing. RENAME has a
-//! module of its own.
+//! before its entry, and removed after it, so that no name ever leads to nothing. RENAME, and
+//! LOOKUP with READDIR, have modules of their own.
 
-use gannet_proto::limits::{LARGE_PACKET_BYTES, NAME_BYTES_MAX, PATH_BYTES_MAX, SHARDS};
+use gannet_proto::limits::SHARDS;
 use gannet_proto::operations::{
-    Attributes, DirectoryEntry, DirectoryReply, NameRequest, Names, check_name, file_type,
-    name_flags, name_operation,
+    Attributes, NameRequest, Names, check_name, file_type, name_flags, name_operation,
 };
-use gannet_proto::packet::FrameHeader;
 use gannet_proto::{Handle, Inode, ShardId, Status};
-use zerocopy::IntoBytes;
-use zerocopy::little_endian::{U16, U32, U64};
 
-use crate::held::{Holder, Waiter};
+use crate::name_operations::{Stage, name_operation_of};
 use crate::namespace::{Entry, only_handle};
-use crate::operations::{OperationId, Request, State};
-use crate::peer::{Message, Outcome, PeerMessage, Step, StepRequest};
+use crate::operations::Request;
+use crate::peer::Step;
 use crate::record::{Change, Reply, StoreList};
-use crate::rename::RenameStage;
 use crate::reply::{Context, ReplyKind};
 use crate::sessions::KeptReply;
 use crate::{Core, Lsn, Now, SessionIndex, Sink};
 
-/// Most bytes of entries in a [`DirectoryReply`].
-const ENTRIES_BYTES_MAX: usize =
-    LARGE_PACKET_BYTES - size_of::<FrameHeader>() - size_of::<DirectoryReply>();
-
-/// How far a namespace operation has come.
-#[derive(Debug)]
-pub(crate) enum Stage {
-    /// It begins anew when it goes on.
-    Start,
-    /// MKDIR: the other shard makes the directory.
-    Making,
-    /// RMDIR: the other shard removes the directory.
-    Removing,
-    /// UNLINK: the entry is gone, the other shard drops the inode.
-    Dropping { kept: Option<KeptReply> },
-    /// RENAME.
-    Rename(RenameStage),
-}
-
-/// A namespace request that had to wait.
-#[derive(Debug)]
-pub(crate) struct NameOperation {
-    pub request: NameRequest,
-    pub name: Box<[u8]>,
-    pub to_name: Box<[u8]>,
-    pub stage: Stage,
-    /// RENAME: it has the lock that serialises moves of directories.
-    pub locked: bool,
-}
-
-impl NameOperation {
-    /// Which message answers it.
-    pub(crate) fn reply_kind(&self) -> ReplyKind {
-        kind_of(&self.request)
-    }
-}
-
-fn kind_of(request: &NameRequest) -> ReplyKind {
+/// Which message answers a namespace request.
+pub(crate) fn kind_of(request: &NameRequest) -> ReplyKind {
     if request.operation.get() == name_operation::READDIR {
         ReplyKind::Directory
     } else {
@@ -81,15 +40,6 @@ impl From<Status> for Stop {
     fn from(status: Status) -> Stop {
         Stop::Status(status)
     }
-}
-
-/// Where a path led.
-struct Resolved {
-    inode: Inode,
-    /// Bytes of the path that lie behind.
-    consumed: usize,
-    /// The last change of what was passed.
-    after: Lsn,
 }
 
 /// The shard for a directory made in the root: spread by name, with no seed.
@@ -121,7 +71,8 @@ impl Core {
         self.settle(now, sink);
     }
 
-    fn start_name(
+    /// Executes a namespace request from the start.
+    pub(crate) fn start_name(
         &mut self,
         now: Now,
         context: Context,
@@ -157,158 +108,6 @@ impl Core {
         }
     }
 
-    /// Lets a request wait for a name.
-    pub(crate) fn wait_for_name(
-        &mut self,
-        context: Context,
-        operation: Box<NameOperation>,
-        (directory, name): (Inode, &[u8]),
-        sink: &mut impl Sink,
-    ) {
-        let Some(id) = self.keep_name(context, operation, sink) else { return };
-        if let Some(operation) = self.operations.find_mut(id) {
-            operation.state = State::AwaitingName;
-        }
-        self.counters.parked += 1;
-        if !self.held.wait(directory, name, Waiter::Operation(id)) {
-            self.fail_name(id, Status::AGAIN, sink);
-        }
-    }
-
-    /// Makes a namespace request an operation, or keeps what became of it.
-    pub(crate) fn keep_name(
-        &mut self,
-        mut context: Context,
-        operation: Box<NameOperation>,
-        sink: &mut impl Sink,
-    ) -> Option<OperationId> {
-        let (kind, parent) = (operation.reply_kind(), operation.request.parent.inode());
-        let kept = Request::Name(operation);
-        let id = self.ensure_operation(&mut context, kind, parent, kept, sink)?;
-        let order = self.last_operation + 1;
-        if let Some(operation) = self.operations.find_mut(id)
-            && operation.order == 0
-        {
-            operation.order = order;
-            self.last_operation = order;
-        }
-        Some(id)
-    }
-
-    /// Goes on with an operation that waited for a name.
-    pub(crate) fn resume_name(
-        &mut self,
-        now: Now,
-        context: Context,
-        operation: Box<NameOperation>,
-        sink: &mut impl Sink,
-    ) {
-        if let Stage::Rename(_) = operation.stage {
-            return self.begin_rename(now, context, operation, sink);
-        }
-        let request = operation.request;
-        let request = NameRequest { header: context.header, ..request };
-        let names = Names { name: &operation.name, to_name: &operation.to_name };
-        self.start_name(now, context, &request, names, sink);
-    }
-
-    /// The age of an operation, under which it holds names.
-    pub(crate) fn holder(&self, id: OperationId) -> Holder {
-        let order = self.operations.find(id).map_or(0, |operation| operation.order);
-        (order, self.config.reactor)
-    }
-
-    /// Sends a step of an operation to the shard of an inode.
-    pub(crate) fn send_step(
-        &mut self,
-        id: OperationId,
-        shard: ShardId,
-        step: Step,
-        sink: &mut impl Sink,
-    ) {
-        if let Some(operation) = self.operations.find_mut(id) {
-            operation.state = State::AwaitingPeer;
-            let (reactor, token, order) = (self.config.reactor, id.token(), operation.order);
-            let request = StepRequest { reactor, token, order, step };
-            self.send(self.reactor_of(shard), PeerMessage(Message::Step(request)), sink);
-        }
-    }
-
-    /// Another shard has done its step, or not.
-    pub(crate) fn step_done(
-        &mut self,
-        now: Now,
-        token: u64,
-        outcome: Outcome,
-        sink: &mut impl Sink,
-    ) {
-        let id = OperationId::from_token(token);
-        let Some((context, _)) = self.context_of(id) else { return };
-        let Some(operation) = self.operations.find_mut(id) else { return };
-        let Request::Name(mut name) = std::mem::take(&mut operation.request) else { return };
-        let parent = name.request.parent.inode();
-        match (&mut name.stage, outcome) {
-            (Stage::Rename(_), outcome) => {
-                self.rename_step_done(now, context, name, outcome, sink);
-            }
-            (Stage::Making, Outcome::Made(attributes)) => {
-                let inode = attributes.handle.inode();
-                let file_type = file_type::DIRECTORY;
-                let entry = Entry { inode, file_type };
-                self.link_made(now, &context, (parent, &name.name), entry, attributes, sink);
-            }
-            (Stage::Removing, Outcome::Done | Outcome::Failed(Status::STALE_HANDLE)) => {
-                // An inode that is gone leaves an entry that leads to nothing: it goes too.
-                let (removed, after, kept) =
-                    self.remove_entry(now, &context, (parent, &name.name), false, sink);
-                self.let_go(id, parent, &name.name);
-                debug_assert!(removed);
-                self.answer_entry(&context, after, (Attributes::default(), 0), kept, sink);
-            }
-            (Stage::Making | Stage::Removing, Outcome::Failed(status)) => {
-                self.let_go(id, parent, &name.name);
-                self.answer_status(&context, ReplyKind::Entry, status, sink);
-            }
-            (Stage::Dropping { kept }, _) => {
-                let kept = kept.take();
-                let after = self.last_lsn;
-                self.answer_entry(&context, after, (Attributes::default(), 0), kept, sink);
-            }
-            (_, _) => self.answer_status(&context, ReplyKind::Entry, Status::IO, sink),
-        }
-    }
-
-    /// Ends a waiting operation with an error.
-    pub(crate) fn fail_name(&mut self, id: OperationId, status: Status, sink: &mut impl Sink) {
-        let Some((context, _)) = self.context_of(id) else { return };
-        let Some(operation) = self.operations.find_mut(id) else { return };
-        match std::mem::take(&mut operation.request) {
-            Request::Name(name) if matches!(name.stage, Stage::Rename(_)) => {
-                self.end_rename(context, name, Err(status), sink);
-            }
-            Request::Name(name) => {
-                self.answer_status(&context, name.reply_kind(), status, sink);
-            }
-            _ => {}
-        }
-    }
-
-    /// Lets go of a name, and wakes who waits for it.
-    pub(crate) fn let_go(&mut self, id: OperationId, directory: Inode, name: &[u8]) {
-        let holder = self.holder(id);
-        self.let_go_of(directory, name, holder);
-    }
-
-    /// The same for a holder that may be of another reactor.
-    pub(crate) fn let_go_of(&mut self, directory: Inode, name: &[u8], holder: Holder) {
-        for waiter in self.held.release(directory, name, holder) {
-            match waiter {
-                Waiter::Operation(id) => self.wake(id),
-                Waiter::Step(step) => self.local.push_back(PeerMessage(Message::Step(step))),
-            }
-        }
-    }
-
     /// A directory of this reactor that a request names as its parent.
     pub(crate) fn check_parent(&self, parent: Inode) -> Result<(), Status> {
         let node = self.nodes.get(&parent).ok_or(Status::STALE_HANDLE)?;
@@ -323,58 +122,6 @@ impl Core {
             return Err(Stop::Held(parent, name.into()));
         }
         Ok(())
-    }
-
-    fn lookup(
-        &mut self,
-        context: &Context,
-        parent: Inode,
-        path: &[u8],
-        sink: &mut impl Sink,
-    ) -> Result<(), Stop> {
-        let Resolved { inode, consumed, after } = self.resolve(parent, path)?;
-        let (attributes, after) = match self.nodes.get(&inode) {
-            Some(node) => (node.attributes(), after.max(node.lsn)),
-            None if self.is_local(inode) => return Err(Stop::Status(Status::NOT_FOUND)),
-            None => (only_handle(inode), after),
-        };
-        self.answer_entry(context, after, (attributes, consumed), None, sink);
-        Ok(())
-    }
-
-    /// Follows a path as far as it stays on this reactor.
-    fn resolve(&self, parent: Inode, path: &[u8]) -> Result<Resolved, Stop> {
-        if path.len() > PATH_BYTES_MAX {
-            return Err(Stop::Status(Status::NAME_TOO_LONG));
-        }
-        let node = self.nodes.get(&parent).ok_or(Status::STALE_HANDLE)?;
-        let mut at = Resolved { inode: parent, consumed: 0, after: node.lsn };
-        while at.consumed < path.len() && self.is_local(at.inode) {
-            let start = at.consumed + usize::from(path[at.consumed] == b'/');
-            let rest = &path[start..];
-            let length = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-            let component = &rest[..length];
-            // An entry whose inode is gone is about to go as well.
-            let node = self.nodes.get(&at.inode).ok_or(Status::NOT_FOUND)?;
-            let directory = node.directory().ok_or(Status::NOT_DIRECTORY)?;
-            at.after = at.after.max(node.lsn);
-            at.consumed = start + length;
-            match component {
-                b"" | b"." => {}
-                b".." => at.inode = directory.parent,
-                name if name.len() > NAME_BYTES_MAX => {
-                    return Err(Stop::Status(Status::NAME_TOO_LONG));
-                }
-                name if self.held.holder(at.inode, name).is_some() => {
-                    return Err(Stop::Held(at.inode, name.into()));
-                }
-                name => match directory.entries.get(name) {
-                    Some(entry) => at.inode = entry.inode,
-                    None => return Err(Stop::Status(Status::NOT_FOUND)),
-                },
-            }
-        }
-        Ok(at)
     }
 
     fn create(
@@ -478,7 +225,7 @@ impl Core {
     }
 
     /// Enters a directory that another shard has made.
-    fn link_made(
+    pub(crate) fn link_made(
         &mut self,
         now: Now,
         context: &Context,
@@ -541,8 +288,7 @@ impl Core {
         let operation = Box::new(name_operation_of(request, names, stage));
         let Some(id) = self.keep_name(*context, operation, sink) else { return Ok(()) };
         let context = Context { operation: Some(id), ..*context };
-        let (_, _, reply) =
-            self.remove_entry(now, &context, (parent, names.name), false, sink);
+        let (_, _, reply) = self.remove_entry(now, &context, (parent, names.name), false, sink);
         if let Some(operation) = self.operations.find_mut(id)
             && let Request::Name(name) = &mut operation.request
         {
@@ -589,80 +335,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    fn readdir(
-        &mut self,
-        context: &Context,
-        parent: Inode,
-        request: &NameRequest,
-        names: Names<'_>,
-        sink: &mut impl Sink,
-    ) -> Result<(), Stop> {
-        let node = self.nodes.get(&parent).ok_or(Status::STALE_HANDLE)?;
-        let directory = node.directory().ok_or(Status::NOT_DIRECTORY)?;
-        let after = node.lsn;
-        let bytes_max = match request.reply_bytes_max.get() as usize {
-            0 => ENTRIES_BYTES_MAX,
-            bytes => bytes.min(ENTRIES_BYTES_MAX),
-        };
-        let mut bytes = std::mem::take(&mut self.scratch.entries);
-        bytes.clear();
-        let (mut count, mut end) = (0, true);
-        let from = if names.name.is_empty() {
-            std::ops::Bound::Unbounded
-        } else {
-            std::ops::Bound::Excluded(names.name)
-        };
-        for (name, entry) in directory.entries.range::<[u8], _>((from, std::ops::Bound::Unbounded))
-        {
-            if bytes.len() + size_of::<DirectoryEntry>() + name.len() > bytes_max {
-                end = false;
-                break;
-            }
-            let head = DirectoryEntry {
-                inode: U64::new(entry.inode.0),
-                file_type: U32::new(entry.file_type),
-                name_bytes: U16::new(name.len() as u16),
-                reserved: U16::ZERO,
-            };
-            bytes.extend_from_slice(head.as_bytes());
-            bytes.extend_from_slice(name);
-            count += 1;
-        }
-        if count == 0 && !end {
-            // Not even one entry fits: asking again would never end.
-            self.scratch.entries = bytes;
-            return Err(Stop::Status(Status::INVALID));
-        }
-        let answered = self.answer_slot(context, None);
-        if answered && self.sessions.view(context.session).is_some_and(|known| known.connected) {
-            let reply = DirectoryReply {
-                header: context.header.reply(Status::OK),
-                count: U16::new(count),
-                end: U16::new(end.into()),
-                reserved: U32::ZERO,
-            };
-            sink.reply(context.session, after, &reply, &[&bytes]);
-        }
-        self.scratch.entries = bytes;
-        self.end_operation(context);
-        Ok(())
-    }
-}
-
-/// Keeps a request beyond its message.
-pub(crate) fn name_operation_of(
-    request: &NameRequest,
-    names: Names<'_>,
-    stage: Stage,
-) -> NameOperation {
-    NameOperation {
-        request: *request,
-        name: names.name.into(),
-        to_name: names.to_name.into(),
-        stage,
-        locked: false,
     }
 }
 

@@ -12,7 +12,7 @@
 use gannet_proto::operations::{Read, RequestHeader, SetAttributes, Write};
 use gannet_proto::{Inode, ShardId, Status, StoreId, TargetId};
 
-use crate::names::NameOperation;
+use crate::name_operations::NameOperation;
 use crate::space::Span;
 use crate::{Lsn, Nanos, SessionIndex};
 
@@ -295,11 +295,7 @@ impl Operations {
 
     /// Takes an operation out of its live list and hands on what it pinned: to another member, or
     /// to `free`. Returns the new last member if it was the last.
-    pub(crate) fn unlink(
-        &mut self,
-        id: OperationId,
-        mut free: impl FnMut(Pinned),
-    ) -> Option<u32> {
+    pub(crate) fn unlink(&mut self, id: OperationId, mut free: impl FnMut(Pinned)) -> Option<u32> {
         let operation = &mut self.slab[id.index as usize];
         debug_assert!(operation.live);
         operation.live = false;

@@ -96,7 +96,9 @@ pub(crate) enum Outcome {
     /// `MakeDirectory`.
     Made(Attributes),
     /// `Link`: done; a file that was there has to be dropped.
-    Linked { replaced: Option<Inode> },
+    Linked {
+        replaced: Option<Inode>,
+    },
     /// `Link`: the name names the inode already.
     Same,
     /// `Link`: an older operation holds the name.

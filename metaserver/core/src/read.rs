@@ -346,9 +346,8 @@ impl Core {
             if target == checked {
                 continue;
             }
-            let registration = session
-                .registration(buffer.region.get(), target)
-                .ok_or(Status::STALE_SET)?;
+            let registration =
+                session.registration(buffer.region.get(), target).ok_or(Status::STALE_SET)?;
             let end = buffer.offset.get().checked_add(length.into()).ok_or(Status::INVALID)?;
             if end > registration.length || registration.address.checked_add(end).is_none() {
                 return Err(Status::INVALID);
@@ -387,7 +386,13 @@ impl Core {
     }
 
     /// Notes that an operation's grants are about to leave, and makes it live on its inode.
-    pub(crate) fn begin_granted(&mut self, id: OperationId, parts: usize, offset: u64, length: u32) {
+    pub(crate) fn begin_granted(
+        &mut self,
+        id: OperationId,
+        parts: usize,
+        offset: u64,
+        length: u32,
+    ) {
         let start = self.clock;
         let Some(operation) = self.operations.find_mut(id) else { return };
         operation.state = State::Granted;
@@ -414,8 +419,7 @@ impl Core {
         let region = base.buffer.region.get();
         let session = self.sessions.view(base.context.session);
         let registration = session.and_then(|session| session.registration(region, target));
-        let (Some(registration), Some(known)) =
-            (registration.copied(), self.targets.find(target))
+        let (Some(registration), Some(known)) = (registration.copied(), self.targets.find(target))
         else {
             return;
         };

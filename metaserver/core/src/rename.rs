@@ -12,12 +12,11 @@
 
 use std::collections::VecDeque;
 
-use gannet_proto::operations::{
-    Attributes, NameRequest, Names, check_name, file_type, name_flags,
-};
+use gannet_proto::operations::{Attributes, NameRequest, Names, check_name, file_type, name_flags};
 use gannet_proto::{Inode, ShardId, Status};
 
-use crate::names::{NameOperation, Stage, Stop, directory_of, name_operation_of};
+use crate::name_operations::{NameOperation, Stage, name_operation_of};
+use crate::names::{Stop, directory_of};
 use crate::namespace::Entry;
 use crate::operations::OperationId;
 use crate::peer::{Message, Outcome, PeerMessage, Step, StepRequest};
@@ -62,7 +61,7 @@ pub(crate) enum RenameStage {
 pub(crate) enum Obstacle {
     /// Nothing, or a file that is replaced.
     Free { replaced: Option<Entry> },
-    /// The inode itself.
+    /// The inode itself: it is the same name, or a rename over two shards was interrupted.
     Same,
     /// A directory, which has to be empty.
     Directory(Entry),
@@ -99,7 +98,10 @@ impl Core {
             }
             let no_replace = request.flags.get() & name_flags::NO_REPLACE != 0;
             match self.obstacle((to_parent, names.to_name), entry, no_replace)? {
-                Obstacle::Same => {
+                Obstacle::Same if parent == to_parent && names.name == names.to_name => {
+                    if no_replace {
+                        return Err(Status::EXISTS.into());
+                    }
                     let after = self.last_lsn;
                     self.answer_entry(context, after, (Attributes::default(), 0), None, sink);
                     return Ok(());
@@ -107,7 +109,8 @@ impl Core {
                 Obstacle::Free { replaced }
                     if replaced.is_none_or(|old| shard_of(old.inode) == to_shard) =>
                 {
-                    let drop_inode = replaced.is_some_and(|old| self.nodes.contains_key(&old.inode));
+                    let drop_inode =
+                        replaced.is_some_and(|old| self.nodes.contains_key(&old.inode));
                     self.rename_here(now, context, parent, to_parent, names, drop_inode, sink);
                     return Ok(());
                 }
@@ -172,11 +175,11 @@ impl Core {
         let Some(old) = self.entry(directory, name) else {
             return Ok(Obstacle::Free { replaced: None });
         };
-        if no_replace {
-            return Err(Status::EXISTS);
-        }
         if old.inode == entry.inode {
             return Ok(Obstacle::Same);
+        }
+        if no_replace {
+            return Err(Status::EXISTS);
         }
         match (entry.file_type == file_type::DIRECTORY, old.file_type == file_type::DIRECTORY) {
             (true, true) => Ok(Obstacle::Directory(old)),
@@ -354,8 +357,10 @@ impl Core {
             (RenameStage::Linking(entry), Outcome::Linked { replaced }) => {
                 self.finish_link(now, context, operation, (entry, replaced), sink);
             }
-            (RenameStage::Linking(_), Outcome::Same) => {
-                self.end_rename(context, operation, Ok(None), sink);
+            // An inode has one name, so the metadata server stopped between the two records of
+            // this rename: what is left of it follows.
+            (RenameStage::Linking(entry), Outcome::Same) => {
+                self.finish_link(now, context, operation, (entry, None), sink);
             }
             (RenameStage::Linking(_), Outcome::Held) => {
                 let parent = operation.request.parent.inode();
@@ -404,8 +409,7 @@ impl Core {
         let Some(id) = context.operation else { return };
         let parent = operation.request.parent.inode();
         let to_parent = operation.request.to_parent.inode();
-        let (_, _, kept) =
-            self.remove_entry(now, &context, (parent, &operation.name), false, sink);
+        let (_, _, kept) = self.remove_entry(now, &context, (parent, &operation.name), false, sink);
         self.let_go(id, parent, &operation.name);
         if entry.file_type == file_type::DIRECTORY && parent != to_parent {
             operation.stage = Stage::Rename(RenameStage::Moving { replaced, kept });

@@ -5,9 +5,7 @@
 //! the last record of the reactor, which is never too early (rule H14).
 
 use gannet_proto::limits::{SHARDS, SLOTS_MAX, TARGETS_PER_FILE_MAX};
-use gannet_proto::operations::{
-    Attributes, DirectoryReply, EntryReply, IoReply, RequestHeader,
-};
+use gannet_proto::operations::{Attributes, DirectoryReply, EntryReply, IoReply, RequestHeader};
 use gannet_proto::slots::{Admission, Slot};
 use gannet_proto::{Handle, Inode, ShardId, Status, TargetId};
 use zerocopy::IntoBytes;
@@ -115,15 +113,11 @@ impl Core {
 
     /// A later attempt of a request under way came. `false`: the operation goes on and will answer
     /// the later attempt, since what it began at other shards cannot be undone.
-    fn supersede(
-        &mut self,
-        id: OperationId,
-        context: &Context,
-        sink: &mut impl Sink,
-    ) -> bool {
+    fn supersede(&mut self, id: OperationId, context: &Context, sink: &mut impl Sink) -> bool {
         let Some(operation) = self.operations.find_mut(id) else { return true };
         if operation.state == State::AwaitingPeer
             || matches!(operation.request, Request::Name(_))
+            || self.defects.attempts() && matches!(operation.request, Request::Write(_))
         {
             operation.header.attempt = context.header.attempt;
             let header = context.header;
@@ -300,7 +294,9 @@ impl Core {
         set: &StoreSet,
         sink: &mut impl Sink,
     ) {
-        set.iter().filter_map(|id| self.targets.store(id)).for_each(|store| tail.push(store.target));
+        set.iter()
+            .filter_map(|id| self.targets.store(id))
+            .for_each(|store| tail.push(store.target));
         self.counters.stale_sets += 1;
         if self.answer_slot(context, None) && self.connected(context.session) {
             let reply = IoReply {

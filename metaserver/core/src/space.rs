@@ -13,6 +13,7 @@ use gannet_proto::limits::{BLOCK_BYTES, SHARDS};
 use gannet_proto::{Block, ShardId, StoreId};
 
 use crate::Lsn;
+use crate::zone::Zone;
 
 /// Freed runs that cool down at the same time.
 const COOLING_MAX: usize = 1024;
@@ -24,8 +25,9 @@ const ZONES_PER_STORE_LOW: u64 = 4 * SHARDS as u64;
 const ZONE_BLOCKS_MIN: u64 = 64;
 /// Blocks of a zone in a store that is neither small nor huge: the longest request is one run.
 const ZONE_BLOCKS_USUAL: u64 = 1024;
-const _: () =
-    assert!(ZONE_BLOCKS_USUAL * BLOCK_BYTES as u64 == gannet_proto::limits::REQUEST_BYTES_MAX as u64);
+const _: () = assert!(
+    ZONE_BLOCKS_USUAL * BLOCK_BYTES as u64 == gannet_proto::limits::REQUEST_BYTES_MAX as u64
+);
 
 /// Blocks of a zone in a store of `blocks`: a power of two.
 pub(crate) fn zone_blocks(blocks: u64) -> u64 {
@@ -43,98 +45,6 @@ pub(crate) struct Span {
     pub block: Block,
     /// Number of blocks.
     pub blocks: u32,
-}
-
-/// A zone of a shard.
-#[derive(Debug)]
-struct Zone {
-    number: u32,
-    first: u64,
-    blocks: u32,
-    free: u32,
-    /// No free run is longer than this.
-    longest: u32,
-    /// Where the next search begins.
-    cursor: u32,
-    /// One bit per block, set while it is in use.
-    bitmap: Vec<u64>,
-    /// Position of the last record that freed a block or gave the zone to the shard.
-    lsn: Lsn,
-}
-
-impl Zone {
-    fn new(number: u32, first: u64, blocks: u32, lsn: Lsn) -> Zone {
-        let bitmap = vec![0; (blocks as usize).div_ceil(64)];
-        Zone { number, first, blocks, free: blocks, longest: blocks, cursor: 0, bitmap, lsn }
-    }
-
-    fn bit(&self, index: u32) -> bool {
-        self.bitmap[(index / 64) as usize] >> (index % 64) & 1 == 1
-    }
-
-    /// The first block from `index` on whose bit is `used`, or the number of blocks.
-    fn seek(&self, index: u32, used: bool) -> u32 {
-        let mut index = index;
-        while index < self.blocks {
-            let word = self.bitmap[(index / 64) as usize];
-            let word = (if used { word } else { !word }) >> (index % 64);
-            if word != 0 {
-                return (index + word.trailing_zeros()).min(self.blocks);
-            }
-            index = (index / 64 + 1) * 64;
-        }
-        self.blocks
-    }
-
-    /// The first run of `wanted` free blocks from the cursor on, else the longest there is.
-    fn find(&mut self, wanted: u32) -> (u32, u32) {
-        let mut best = (0, 0);
-        for (from, until) in [(self.cursor, self.blocks), (0, self.cursor)] {
-            let mut index = from;
-            while index < until {
-                let start = self.seek(index, false);
-                if start >= self.blocks {
-                    break;
-                }
-                let end = self.seek(start, true);
-                if end - start >= wanted {
-                    return (start, wanted);
-                }
-                if end - start > best.1 {
-                    best = (start, end - start);
-                }
-                index = end;
-            }
-        }
-        // A run that spans the cursor was seen from its start in the second pass.
-        self.longest = best.1;
-        best
-    }
-
-    /// Sets or clears a run of bits.
-    fn mark(&mut self, start: u32, blocks: u32, used: bool) {
-        let mut index = start;
-        let end = start + blocks;
-        while index < end {
-            let bits = (64 - index % 64).min(end - index);
-            let mask = (u64::MAX >> (64 - bits)) << (index % 64);
-            let word = &mut self.bitmap[(index / 64) as usize];
-            debug_assert_eq!(*word & mask, if used { 0 } else { mask }, "a block changes twice");
-            if used {
-                *word |= mask;
-            } else {
-                *word &= !mask;
-            }
-            index += bits;
-        }
-        if used {
-            self.free -= blocks;
-            self.longest = self.longest.min(self.free);
-        } else {
-            self.free += blocks;
-            self.longest = self.free;
-        }
-    }
 }
 
 /// The zones of one shard in one store.
@@ -284,9 +194,7 @@ impl SpaceMap {
         let zone_blocks = self.zone_blocks.get(store.0 as usize).copied().unwrap_or(0);
         let low = |space: &mut SpaceMap| {
             let pool = space.pool(shard, store);
-            pool.is_some_and(|pool| {
-                pool.is_low(zone_blocks) && !pool.requested && !pool.refused
-            })
+            pool.is_some_and(|pool| pool.is_low(zone_blocks) && !pool.requested && !pool.refused)
         };
         low(self) && (!self.thaw() || low(self))
     }

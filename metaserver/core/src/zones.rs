@@ -89,9 +89,12 @@ impl ZoneTable {
     /// All zones with an owner.
     pub(crate) fn assigned(&self) -> impl Iterator<Item = (StoreId, u32, ShardId)> {
         self.stores.iter().enumerate().flat_map(|(store, zones)| {
-            zones.owners.iter().enumerate().filter(|(_, owner)| **owner != FREE).map(
-                move |(zone, owner)| (StoreId(store as u32), zone as u32, ShardId(*owner)),
-            )
+            zones
+                .owners
+                .iter()
+                .enumerate()
+                .filter(|(_, owner)| **owner != FREE)
+                .map(move |(zone, owner)| (StoreId(store as u32), zone as u32, ShardId(*owner)))
         })
     }
 }

@@ -9,14 +9,12 @@ use gannet_meta_core::{
 use gannet_proto::control::{Grant, StoreInfo};
 use gannet_proto::limits::SHARDS;
 use gannet_proto::operations::{
-    BufferRef, EntryReply, NameRequest, Names, Read, Register, RequestHeader, Write,
-    name_operation,
+    BufferRef, EntryReply, NameRequest, Names, Read, Register, RequestHeader, Write, name_operation,
 };
 use gannet_proto::packet::Message;
 use gannet_proto::{GrantNumber, Handle, Inode, SessionId, Status, StoreId, TargetId, Term};
 use gannet_runtime::counting_allocator::{CountingAllocator, allocations_on_this_thread};
 use zerocopy::FromBytes;
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
 #[global_allocator]
@@ -49,7 +47,8 @@ impl Sink for LastOutput {
     fn reply<T: Message>(&mut self, _: SessionIndex, _: Lsn, reply: &T, _: &[&[u8]]) {
         self.replies += 1;
         // Every reply begins with its header: the request's, then the status.
-        self.status = u32::read_from_prefix(&reply.as_bytes()[16..]).map_or(0, |(status, _)| status);
+        self.status =
+            u32::read_from_prefix(&reply.as_bytes()[16..]).map_or(0, |(status, _)| status);
         if T::KIND == EntryReply::KIND {
             let entry = EntryReply::read_from_bytes(reply.as_bytes());
             self.inode = entry.ok().map(|entry| entry.attributes.handle.inode());
@@ -236,7 +235,9 @@ fn a_read_takes_hundreds_of_nanoseconds() {
         bench.write(1, (round * 91) % FILE_BLOCKS, 1);
     }
     let write_ns = per(start, rounds);
-    println!("a read with its retirement takes {read_ns} ns, a write with its commit {write_ns} ns");
+    println!(
+        "a read with its retirement takes {read_ns} ns, a write with its commit {write_ns} ns"
+    );
     if !cfg!(debug_assertions) {
         assert!(read_ns < 1_000, "a read takes {read_ns} ns");
     }

@@ -45,9 +45,9 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         {
             self.shell.connections.set_role(old, Role::Refused);
             self.fabric.disconnect(old);
-        } else {
-            self.shell.counters.hosts_connected += 1;
+            self.shell.counters.hosts_connected -= 1;
         }
+        self.shell.counters.hosts_connected += 1;
         self.shell.sessions[place] =
             Some(HostSession { session, connection: Some(connection), lease_end: Time::NEVER });
         self.shell.connections.set_role(connection, Role::Host(index));

@@ -1,6 +1,7 @@
 //! One reactor of the metadata server.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use gannet_disk::{Completion, Disk, FileId};
 use gannet_fabric::{ConnectionId, DisconnectReason, Event, Events, Fabric, FabricError};
@@ -34,6 +35,9 @@ const EVENTS: usize = 1024;
 const MESSAGE_BYTES: usize = 256 << 10;
 /// Messages of other reactors handled per turn.
 const PEER_MESSAGES: usize = 256;
+/// How soon to try again what waits for a peer's credits or for room in a ring: nobody announces
+/// either.
+const RESEND_DELAY: Duration = Duration::from_micros(100);
 
 /// Why a reactor of the metadata server cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,8 @@ pub struct MetaServer<F: Fabric, D: Disk> {
     pub(crate) early_messages: Vec<(u16, PeerMessage)>,
     pub(crate) completions: Vec<Completion>,
     pub(crate) reactor_counters: Option<ReactorCounters>,
+    /// When to try again what could not be sent.
+    resend_at: Time,
     events: Events,
 }
 
@@ -120,6 +126,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             early_messages: Vec::new(),
             completions: Vec::with_capacity(64),
             reactor_counters: None,
+            resend_at: Time::NEVER,
             events: Events::with_capacity(EVENTS, MESSAGE_BYTES),
         })
     }
@@ -369,6 +376,8 @@ impl<F: Fabric, D: Disk> Poller for MetaServer<F, D> {
         self.fabric.flush();
         self.disk.flush();
         self.shell.peers.flush();
+        let is_held_up = self.shell.connections.has_pending() || self.shell.peers.has_overflow();
+        self.resend_at = if is_held_up { now.time + RESEND_DELAY } else { Time::NEVER };
         if let Some(reason) = self.shell.log.failure()
             && !matches!(self.phase, Phase::Failed(_))
         {
@@ -382,15 +391,11 @@ impl<F: Fabric, D: Disk> Poller for MetaServer<F, D> {
     }
 
     fn deadline(&self) -> Time {
-        // What waits for a peer's credits or a ring's room has nobody to announce it.
-        if self.shell.connections.has_pending() || self.shell.peers.has_overflow() {
-            return Time::ZERO;
-        }
         let handshake = self.shell.handshakes.front().map_or(Time::NEVER, |(time, _)| *time);
         let lease = self.shell.leases.front().map_or(Time::NEVER, |(time, _)| *time);
         let core = self.core.as_ref().map_or(Time::NEVER, |core| Time(core.deadline().0));
         let stats = self.shell.stats.iter().map(|pending| pending.deadline).min();
-        handshake.min(lease).min(core).min(stats.unwrap_or(Time::NEVER))
+        handshake.min(lease).min(core).min(stats.unwrap_or(Time::NEVER)).min(self.resend_at)
     }
 
     fn arm(&mut self) {

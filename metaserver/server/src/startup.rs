@@ -14,7 +14,7 @@ use crate::log::superblock::Superblock;
 use crate::log::writer::LogWriter;
 use crate::peers::ReactorMessage;
 use crate::server::{MetaServer, MetaServerError};
-use crate::shell::core_now;
+use crate::shell::{HostSession, core_now};
 
 /// How far a reactor has come.
 pub(crate) enum Phase {
@@ -150,6 +150,17 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             return Ok(false);
         }
         core.finish_replay(core_now(now), &mut self.shell);
+        // Hosts of the last run may come back and ask what became of their requests.
+        let lease_end = now.time + self.config.lease;
+        let sessions = &mut self.shell.sessions;
+        for (index, session) in core.sessions() {
+            let place = index.0 as usize;
+            if sessions.len() <= place {
+                sessions.resize(place + 1, None);
+            }
+            sessions[place] = Some(HostSession { session, connection: None, lease_end });
+            self.shell.leases.push_back((lease_end, index));
+        }
         for (from, message) in std::mem::take(&mut self.early_messages) {
             core.peer(core_now(now), from, message, &mut self.shell);
         }

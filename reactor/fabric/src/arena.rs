@@ -253,12 +253,27 @@ impl HostBuffer {
     /// Lays fresh pages under the buffer, which become a region of their own; the buffer at this
     /// index keeps it until the next replacement or the arena's end. Data servers that mapped the
     /// old pages reach only those from now on. With `keep_content` the fresh pages start with the
-    /// old bytes, otherwise with zeros.
+    /// old bytes, otherwise with zeros. What lies in the old pages is lost: whoever still writes
+    /// there may, but nobody may still read there.
     ///
     /// # Errors
     /// What making and mapping shareable memory returns, `QuotaExceeded` as
     /// [`RegionIds::allocate`]. After an error the old pages are still in place.
     pub fn replace_pages(&mut self, keep_content: bool) -> io::Result<()> {
+        self.replace(keep_content, true)
+    }
+
+    /// As [`HostBuffer::replace_pages`] with the content kept, and what lies in the old pages stays
+    /// there too: for a write that is given up while a data server may still fetch it, and the
+    /// metadata server may still commit what was fetched.
+    ///
+    /// # Errors
+    /// As [`HostBuffer::replace_pages`].
+    pub fn leave_pages(&mut self) -> io::Result<()> {
+        self.replace(true, false)
+    }
+
+    fn replace(&mut self, keep_content: bool, frees_old: bool) -> io::Result<()> {
         let shared = &self.shared;
         let id = shared.ids.allocate()?;
         let offset = shared.offset_of(self.index);
@@ -267,7 +282,8 @@ impl HostBuffer {
         let fresh = Some(Region { id, mapping });
         match std::mem::replace(&mut shared.replaced.borrow_mut()[self.index as usize], fresh) {
             Some(old) => shared.retired.borrow_mut().push(old),
-            None => shared.punch_base(self.index),
+            None if frees_old => shared.punch_base(self.index),
+            None => {}
         }
         shared.free_retired();
         Ok(())
@@ -360,6 +376,25 @@ mod tests {
         let middle = buffers.remove(1);
         drop(middle);
         assert_eq!(arena.take().expect("free").region(), fresh);
+    }
+
+    #[test]
+    fn pages_that_are_left_keep_what_a_late_reader_looks_for() {
+        let arena = Arena::new(&RegionIds::new(), PAGE_BYTES, 2).expect("memory");
+        let (mut left, mut replaced) = (arena.take().expect("free"), arena.take().expect("free"));
+        let server = peer_view(&arena, left.region());
+        left.fill(7);
+        replaced.fill(8);
+        left.leave_pages().expect("replaced");
+        replaced.replace_pages(true).expect("replaced");
+        assert!(left.iter().all(|byte| *byte == 7) && replaced.iter().all(|byte| *byte == 8));
+        left.fill(1);
+        replaced.fill(2);
+        let mut seen = [0; PAGE_BYTES];
+        server.copy_out(left.index() as usize * PAGE_BYTES, &mut seen);
+        assert_eq!(seen, [7; PAGE_BYTES]);
+        server.copy_out(replaced.index() as usize * PAGE_BYTES, &mut seen);
+        assert_eq!(seen, [0; PAGE_BYTES], "nobody reads there any more, so the memory is freed");
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::pool::Buffer;
 pub const PAGE_BYTES: usize = 4096;
 /// Mappings of at least this size ask for transparent huge pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Name of shareable memory that was given none.
+const SHAREABLE_NAME: &str = "gannet-memory";
 
 enum Backing {
     /// The mapping owns its address range.
@@ -71,8 +73,16 @@ impl Mapping {
     /// # Errors
     /// What `memfd_create(2)`, `ftruncate(2)`, `fcntl(2)` or `mmap(2)` return.
     pub fn shareable(len_bytes: usize) -> io::Result<Arc<Mapping>> {
+        Mapping::shareable_named(SHAREABLE_NAME, len_bytes)
+    }
+
+    /// As [`Mapping::shareable`], with the name that `/proc/PID/maps` shows for it.
+    ///
+    /// # Errors
+    /// As [`Mapping::shareable`].
+    pub fn shareable_named(name: &str, len_bytes: usize) -> io::Result<Arc<Mapping>> {
         let len = round_up_to_page(len_bytes)?;
-        let file = sealed_memfd(len)?;
+        let file = sealed_memfd(name, len)?;
         let raw = MmapOptions::new().len(len).map_raw(&file)?;
         let mapping = Mapping { backing: Backing::Owned(raw), file: Some(file) };
         mapping.prefer_huge_pages();
@@ -125,7 +135,7 @@ impl Mapping {
                 "only whole pages inside the mapping can be replaced",
             ));
         }
-        let file = sealed_memfd(len_bytes)?;
+        let file = sealed_memfd(SHAREABLE_NAME, len_bytes)?;
         if keep_content {
             let fresh = MmapOptions::new().len(len_bytes).map_raw(&file)?;
             // SAFETY: both ranges are `len_bytes` long, mapped, and distinct mappings.
@@ -360,9 +370,9 @@ impl Memory {
     }
 }
 
-fn sealed_memfd(len: usize) -> io::Result<OwnedFd> {
+fn sealed_memfd(name: &str, len: usize) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("gannet-memory", flags)?;
+    let file = rustix::fs::memfd_create(name, flags)?;
     rustix::fs::ftruncate(&file, len as u64)?;
     let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&file, seals)?;

@@ -14,7 +14,7 @@ use gannet_sim::run::{Failure, Report, run};
 /// Seeds of a usual run.
 const SEEDS: u64 = if cfg!(debug_assertions) { 10 } else { 100 };
 /// Steps whose text a single seed keeps.
-const LINES: usize = 4000;
+const LINES: usize = 1 << 20;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())

@@ -192,15 +192,24 @@ impl<F: Fabric> Client<F> {
 
     /// Takes a request's memory back from all data servers.
     fn cut(&mut self, index: u32) -> Cut {
+        if self.defects.cuts() {
+            return Cut::Done;
+        }
         let Some(operation) = self.requests[index].operation.as_mut() else { return Cut::Done };
+        let is_read = operation.is_read();
         let Some(buffer) = operation.buffer_mut() else { return Cut::Done };
         let old = buffer.region();
         let Some(region) = self.regions.find(old) else { return Cut::Done };
         if !self.regions.get(region).was_reachable {
+            // A reactor that holds the request back must not find what is registered later.
+            self.regions.renumber(region);
             return Cut::Done;
         }
         self.counters.cuts += 1;
         if self.revokes {
+            // Sessions that are opened later reach the same memory: not in the request's name.
+            self.regions.renumber(region);
+            self.sets_version += 1;
             let mut waits = 0;
             for target in members(self.regions.exposed(region)) {
                 if self.targets[target].link.connection().is_some() {
@@ -211,8 +220,10 @@ impl<F: Fabric> Client<F> {
             self.requests[index].cut_waits = waits;
             return if waits == 0 { Cut::Done } else { Cut::Pending };
         }
-        // Bytes around the request's range are the user's, so content is kept for reads too.
-        if buffer.replace_pages(true).is_err() {
+        // Bytes around the request's range are the user's, so content is kept for reads too. What
+        // a write left behind may still be fetched and committed.
+        let replaced = if is_read { buffer.replace_pages(true) } else { buffer.leave_pages() };
+        if replaced.is_err() {
             return Cut::Failed;
         }
         let is_own = self.regions.get(region).memory.len() == buffer.len();

@@ -145,7 +145,7 @@ impl<F: Fabric> Client<F> {
         if parts.failure == 0 {
             parts.failure = arrival.status.get();
         }
-        if parts.is_complete() {
+        if parts.is_complete() || self.defects.arrivals() {
             let failure = Status(parts.failure);
             request.uncertain = false;
             let result = if failure.is_ok() {

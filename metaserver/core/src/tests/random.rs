@@ -121,10 +121,20 @@ fn a_tree_of_files_agrees_with_the_oracle() {
 
 /// What is under way in a slot.
 enum Under {
-    Write { offset: usize, data: Vec<u8>, append: bool },
-    Truncate { size: usize },
+    Write {
+        offset: usize,
+        data: Vec<u8>,
+        append: bool,
+    },
+    Truncate {
+        size: usize,
+    },
     /// What the file held when the read was granted.
-    Read { offset: usize, length: usize, expected: Option<Vec<u8>> },
+    Read {
+        offset: usize,
+        length: usize,
+        expected: Option<Vec<u8>>,
+    },
 }
 
 /// Overlapping operations on one file, with grants carried out in any order, stalled, failed,

@@ -96,10 +96,7 @@ fn renames_inside_and_between_directories() {
     world.rename((a, "f"), (a, "f2"), 0).unwrap();
     assert_eq!(world.lookup(a, "f2"), Ok(file));
     assert_eq!(world.lookup(a, "f"), Err(Status::NOT_FOUND));
-    assert_eq!(
-        world.rename((a, "f2"), (b, "g"), name_flags::NO_REPLACE),
-        Err(Status::EXISTS)
-    );
+    assert_eq!(world.rename((a, "f2"), (b, "g"), name_flags::NO_REPLACE), Err(Status::EXISTS));
     world.rename((a, "f2"), (b, "g"), 0).unwrap();
     assert_eq!(world.lookup(b, "g"), Ok(file));
     assert_eq!(world.stat(other), Err(Status::STALE_HANDLE), "the replaced file is gone");

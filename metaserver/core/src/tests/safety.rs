@@ -411,8 +411,7 @@ fn a_lost_generation_reads_as_an_error_until_it_is_overwritten() {
     world.write(file, 0, &pattern(1, 2 * BLOCK), 0).unwrap();
     world.down(0, 0);
     world.servers[0].stores[0].info.generation = U32::new(2);
-    let (uuid, info, now) =
-        (world.servers[0].uuid, world.servers[0].stores[0].info, world.now());
+    let (uuid, info, now) = (world.servers[0].uuid, world.servers[0].stores[0].info, world.now());
     world.cores[0].enroll(now, uuid, &[info], &mut world.sinks[0]);
     world.up(0, 0);
     let read = world.read_message(file, 0, 10, 2, 0);
@@ -434,8 +433,10 @@ fn answers_show_nothing_that_a_crash_could_take_back() {
     let names = ["a", "b", "c", "e"];
     for step in 0..400 {
         world.now_ns += 10;
-        let (parent, name) =
-            (*[ROOT, directory].get(random.below(2) as usize).unwrap(), names[random.below(4) as usize]);
+        let (parent, name) = (
+            *[ROOT, directory].get(random.below(2) as usize).unwrap(),
+            names[random.below(4) as usize],
+        );
         match random.below(6) {
             0 => drop(world.create(parent, name)),
             1 => drop(world.unlink(parent, name)),

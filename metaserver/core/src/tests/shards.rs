@@ -39,9 +39,8 @@ fn directories_of_the_root_spread_over_shards_and_reactors() {
 /// Two directories on different reactors.
 fn two(world: &mut World) -> (Inode, Inode) {
     let first = world.mkdir(ROOT, "first").unwrap();
-    let reactor = |world: &World, inode: Inode| {
-        world.config.shard_map[usize::from(inode.shard().unwrap().0)]
-    };
+    let reactor =
+        |world: &World, inode: Inode| world.config.shard_map[usize::from(inode.shard().unwrap().0)];
     for number in 0.. {
         let second = world.mkdir(ROOT, &format!("second{number}")).unwrap();
         if reactor(world, second) != reactor(world, first) {
@@ -139,7 +138,8 @@ fn concurrent_operations_over_shards_all_end() {
             }
             for header in headers {
                 let answer = world.take(&header);
-                let answer = answer.unwrap_or_else(|| panic!("seed {seed} round {round}: {header:?}"));
+                let answer =
+                    answer.unwrap_or_else(|| panic!("seed {seed} round {round}: {header:?}"));
                 files += u32::from(answer.status() == Status::OK);
             }
             world.check();

@@ -15,12 +15,10 @@ use gannet_proto::packet::Message;
 use gannet_proto::{
     GrantNumber, Handle, Inode, SessionId, ShardId, Status, StoreId, TargetId, Term,
 };
-use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::FromBytes;
+use zerocopy::little_endian::{I64, U16, U32, U64};
 
-use crate::{
-    Core, CoreConfig, Enrollment, Lsn, Nanos, Now, PeerMessage, SessionIndex, Sink,
-};
+use crate::{Core, CoreConfig, Enrollment, Lsn, Nanos, Now, PeerMessage, SessionIndex, Sink};
 
 pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
 /// Address of the host's memory at every data server.
@@ -707,7 +705,12 @@ impl World {
         World::result(self.wait(&request.header))
     }
 
-    pub(super) fn attributes_message(&mut self, inode: Inode, size: u64, slot: u16) -> SetAttributes {
+    pub(super) fn attributes_message(
+        &mut self,
+        inode: Inode,
+        size: u64,
+        slot: u16,
+    ) -> SetAttributes {
         SetAttributes {
             header: self.header(inode.shard().unwrap(), slot),
             handle: Handle::new(inode),

@@ -41,7 +41,7 @@ impl Default for ShmOptions {
             handshake_timeout: Duration::from_secs(5),
             ring_slots: 1024,
             large_slots: 64,
-            registrations_max: 1024,
+            registrations_max: 4096,
             registered_bytes_max: 1 << 44,
             transfers_max: 4096,
             trusted_uids: Vec::new(),

@@ -324,7 +324,7 @@ impl Cluster {
         let random = self.random.stream(&name);
         let load = HostOptions { number, ..load };
         let (history, board) = (Rc::clone(&self.history), Rc::clone(&self.board));
-        let mut host = Host::new(load, client, fabric, random, history, board);
+        let mut host = Host::new(load, client, fabric, random, history, board, &self.trace);
         if audits {
             host = host.auditing();
         }
@@ -481,7 +481,7 @@ impl Cluster {
                 "reactor {index}: serving {}, failure {:?}, {:?}\n",
                 server.is_serving(),
                 server.failure(),
-                server.core().map(gannet_metaserver_counters)
+                server.core().map(gannet_meta_core::Core::counters)
             );
         }
         for (index, target) in self.targets.iter().enumerate() {
@@ -519,10 +519,6 @@ impl Cluster {
         }
         all.into_iter().collect()
     }
-}
-
-fn gannet_metaserver_counters(core: &gannet_meta_core::Core) -> gannet_meta_core::CoreCounters {
-    core.counters()
 }
 
 impl<R: Poller + 'static> Process<R> {

@@ -23,6 +23,7 @@ use super::history::{Appended, OperationRef, Outcome as Ended, SharedHistory, Wh
 use super::names::Names;
 use crate::network::SimFabric;
 use crate::random::{Chance, Delay, Random};
+use crate::trace::Trace;
 
 /// How one host behaves.
 #[derive(Clone, Debug)]
@@ -81,6 +82,13 @@ enum Setup {
     MakeFile(usize),
 }
 
+#[derive(Hash, Debug)]
+enum Step<'a> {
+    Submit { host: u32, token: u64, what: String },
+    Completed { host: u32, token: u64, what: &'a str, result: String },
+    Cancel { host: u32, token: u64 },
+}
+
 enum Kind {
     Setup(Setup),
     Read { of: OperationRef, offset: u32, length: u32 },
@@ -107,6 +115,7 @@ pub struct Host {
     random: Random,
     history: SharedHistory,
     board: SharedBoard,
+    trace: Trace,
     names: Names,
     /// Files of this host that the board shows.
     shown: Vec<usize>,
@@ -138,6 +147,7 @@ impl Host {
         random: Random,
         history: SharedHistory,
         board: SharedBoard,
+        trace: &Trace,
     ) -> Host {
         let arena = Arena::new(&RegionIds::new(), options.buffer_bytes, options.buffers)
             .expect("memory for an arena");
@@ -152,6 +162,7 @@ impl Host {
             random,
             history,
             board,
+            trace: trace.clone(),
             names: Names::new(options.number, Vec::new()),
             shown: Vec::new(),
             is_set_up: false,
@@ -214,6 +225,10 @@ impl Host {
         )
     }
 
+    fn record(&self, step: Step<'_>) {
+        self.trace.record(self.now, step);
+    }
+
     fn violation(&self, text: &str) {
         let text = format!("host {} at {} ns: {text}", self.options.number, self.now.0);
         self.history.borrow_mut().violation(text);
@@ -248,8 +263,11 @@ impl Host {
     fn submit(&mut self, operation: Operation, kind: Kind, file: Option<usize>) {
         self.tokens += 1;
         let token = self.tokens;
+        // Which buffer it is depends on the run alone, where it lies does not.
+        let what = format!("{} {:?} {operation:?}", kind.name(), kind.number());
         match self.client.submit(operation, token) {
             Ok(request) => {
+                self.record(Step::Submit { host: self.options.number, token, what });
                 let may_cancel = !matches!(kind, Kind::Setup(_)) && self.audit.is_none();
                 if self.random.happens(self.options.cancel) && may_cancel {
                     let at = self.now + self.random.delay(self.options.cancel_after);
@@ -268,7 +286,9 @@ impl Host {
         self.cancels.retain(|(at, _)| *at > now);
         for token in due {
             if let Some(outstanding) = self.outstanding.get(&token) {
-                self.client.cancel(outstanding.request);
+                let request = outstanding.request;
+                self.record(Step::Cancel { host: self.options.number, token });
+                self.client.cancel(request);
             }
         }
     }
@@ -486,12 +506,18 @@ impl Host {
         let Some(Outstanding { kind, .. }) = self.outstanding.remove(&token) else {
             return self.violation("a request completed twice");
         };
+        let (host, what) = (self.options.number, kind.name());
+        let text = match &result {
+            Ok(outcome) => format!("{outcome:?}"),
+            Err(error) => error.to_string(),
+        };
+        self.record(Step::Completed { host, token, what, result: text });
         let ended = match &result {
             Ok(_) => Ended::Done,
             Err(error) => self.judge(error),
         };
         match kind {
-            Kind::Setup(step) => self.setup_completed(step, &result, ended),
+            Kind::Setup(step) => self.setup_completed(step, &result),
             Kind::Ask => {}
             Kind::Truncate { of } => self.history.borrow_mut().end(of, ended),
             Kind::Name => self.name_completed(&result, ended),
@@ -568,7 +594,6 @@ impl Host {
         &mut self,
         step: Setup,
         result: &Result<Outcome, RequestError>,
-        ended: Ended,
     ) {
         let status = result.as_ref().err().and_then(RequestError::status);
         match (step, result) {
@@ -590,7 +615,8 @@ impl Host {
                     self.violation(&format!("{step:?} leads to two inodes"));
                 }
             }
-            _ if ended == Ended::Maybe => {}
+            // It is tried again; whether the error may come at all is judged elsewhere.
+            (_, Err(_)) => {}
             (_, other) => self.violation(&format!("{step:?} ended with {other:?}")),
         }
     }
@@ -654,13 +680,7 @@ impl Host {
         match (result, &buffer) {
             (Ok(Outcome::Read { bytes, end_of_file }), Some(buffer)) => {
                 let count = (*bytes as usize).min(length);
-                let (data, rest) = buffer[start..start + length].split_at(count);
-                // In this mode the client cannot tell holes from data, so it makes zeros before.
-                let by_metaserver = self.client.options().complete_by_metaserver;
-                let was_before = if by_metaserver { 0 } else { POISON };
-                if !content::is_all(was_before, rest) {
-                    self.violation(&format!("read {} changed more than it delivered", of.number));
-                }
+                let data = &buffer[start..start + count];
                 self.history.borrow_mut().end_read(of, data, *end_of_file);
                 self.audited(count, *end_of_file);
             }
@@ -702,6 +722,17 @@ impl Host {
 }
 
 impl Kind {
+    /// The number of the operation in the history.
+    fn number(&self) -> Option<u32> {
+        match self {
+            Kind::Read { of, .. } | Kind::Write { of, .. } | Kind::Truncate { of } => {
+                Some(of.number)
+            }
+            Kind::Append { number, .. } => Some(*number),
+            Kind::Setup(_) | Kind::Ask | Kind::Name | Kind::LogRead { .. } => None,
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Kind::Setup(_) => "setup",

@@ -1,0 +1,317 @@
+//! A cluster of separate processes: one metadata server, some data servers.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use gannet_fabric::Address;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{Finished, Server, build_directory, gannet, run};
+
+/// How a cluster is made.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterOptions {
+    /// Reactors of the metadata server.
+    pub reactors: u32,
+    /// Data servers, each with one store in a file.
+    pub targets: usize,
+    /// Size of each store, as in the configuration.
+    pub store_size: &'static str,
+    /// How long a session outlives its connection, as in the configuration.
+    pub lease: &'static str,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> ClusterOptions {
+        ClusterOptions { reactors: 2, targets: 2, store_size: "256M", lease: "10s" }
+    }
+}
+
+/// A cluster and its files, which are gone when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    // The servers first: they end before their files go.
+    metaserver: Option<Server>,
+    targets: Vec<Option<Server>>,
+    directory: TempDir,
+    /// Paths of sockets have at most 107 bytes, so they get a short directory.
+    sockets: TempDir,
+}
+
+impl Cluster {
+    /// Writes configurations and formats; nothing runs yet.
+    ///
+    /// # Panics
+    /// If the machine refuses files, or formatting fails.
+    #[must_use]
+    pub fn format(options: ClusterOptions) -> Cluster {
+        let mut cluster = Cluster {
+            metaserver: None,
+            targets: (0..options.targets).map(|_| None).collect(),
+            directory: scratch_directory(),
+            sockets: tempfile::Builder::new().prefix("gannet-").tempdir().expect("a directory"),
+        };
+        cluster.write_configurations(options);
+        let format = |role: &str, config: PathBuf| {
+            let mut command = Command::new(gannet());
+            command.args([role, "format", "--config"]).arg(config);
+            let _said = run(command).success();
+        };
+        format("metaserver", cluster.config("metaserver"));
+        for index in 0..options.targets {
+            format("target", cluster.config(&target_name(index)));
+        }
+        cluster
+    }
+
+    /// Formats a cluster and starts it.
+    ///
+    /// # Panics
+    /// As [`Cluster::format`] and [`Cluster::start`].
+    #[must_use]
+    pub fn new(options: ClusterOptions) -> Cluster {
+        let mut cluster = Cluster::format(options);
+        cluster.start();
+        cluster
+    }
+
+    fn write_configurations(&mut self, options: ClusterOptions) {
+        let ClusterOptions { reactors, targets, store_size, lease } = options;
+        let (directory, sockets) = (self.directory.path().display(), self.sockets.path().display());
+        let text = format!(
+            "directory = \"{directory}/meta\"\nlisten = \"shm://{sockets}/meta.sock\"\n\
+             reactors = {reactors}\nidle = \"adaptive\"\nlease = \"{lease}\"\n"
+        );
+        std::fs::write(self.config("metaserver"), text).expect("a file");
+        for index in 0..targets {
+            let name = target_name(index);
+            let text = format!(
+                "listen = \"shm://{sockets}/{name}.sock\"\n\
+                 metaserver = \"shm://{sockets}/meta.sock\"\nidle = \"adaptive\"\n[[store]]\n\
+                 path = \"{directory}/{name}\"\nkind = \"directory\"\nsize = \"{store_size}\"\n"
+            );
+            std::fs::write(self.config(&name), text).expect("a file");
+        }
+    }
+
+    fn config(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.toml"))
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.log"))
+    }
+
+    fn spawn(&self, role: &str, name: &str) -> Server {
+        let mut command = Command::new(gannet());
+        command.env("GANNET_LOG", "info").args([role, "--config"]).arg(self.config(name));
+        Server::start(name, command, &self.log(name))
+    }
+
+    /// Starts all servers, waits until they serve and says since when.
+    ///
+    /// # Panics
+    /// If one does not.
+    pub fn start(&mut self) -> Instant {
+        self.start_in_order(true)
+    }
+
+    /// As [`Cluster::start`]; data servers that are started before the metadata server wait for it.
+    ///
+    /// # Panics
+    /// If one does not get ready.
+    pub fn start_in_order(&mut self, metaserver_first: bool) -> Instant {
+        if metaserver_first {
+            self.metaserver = Some(self.spawn("metaserver", "metaserver"));
+        }
+        for index in 0..self.targets.len() {
+            self.targets[index] = Some(self.spawn("target", &target_name(index)));
+        }
+        if !metaserver_first {
+            self.metaserver = Some(self.spawn("metaserver", "metaserver"));
+        }
+        let servers = self.metaserver.iter_mut().chain(self.targets.iter_mut().flatten());
+        servers.map(Server::wait_ready).max().expect("there is a server")
+    }
+
+    /// Starts the metadata server, waits until it serves and says since when.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub fn start_metaserver(&mut self) -> Instant {
+        let server = self.spawn("metaserver", "metaserver");
+        self.metaserver.insert(server).wait_ready()
+    }
+
+    /// Starts a data server, waits until it serves and says since when.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub fn start_target(&mut self, index: usize) -> Instant {
+        let server = self.spawn("target", &target_name(index));
+        self.targets[index].insert(server).wait_ready()
+    }
+
+    /// Stops all servers in order.
+    ///
+    /// # Panics
+    /// If one does not end in order.
+    pub fn stop(&mut self) {
+        self.targets.iter_mut().filter_map(Option::take).for_each(Server::stop);
+        self.metaserver.take().into_iter().for_each(Server::stop);
+    }
+
+    /// Kills the metadata server.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill_metaserver(&mut self) {
+        self.metaserver.take().expect("the metadata server runs").kill();
+    }
+
+    /// Kills a data server.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill_target(&mut self, index: usize) {
+        self.targets[index].take().expect("the data server runs").kill();
+    }
+
+    /// Whether all servers run.
+    #[must_use]
+    pub fn is_running(&mut self) -> bool {
+        let running = |server: &mut Option<Server>| server.as_mut().is_some_and(Server::is_running);
+        running(&mut self.metaserver) && self.targets.iter_mut().all(running)
+    }
+
+    /// The metadata server's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn metaserver_pid(&self) -> u32 {
+        self.metaserver.as_ref().expect("the metadata server runs").pid()
+    }
+
+    /// A data server's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn target_pid(&self, index: usize) -> u32 {
+        self.targets[index].as_ref().expect("the data server runs").pid()
+    }
+
+    /// A directory for the test's own files, on the file system of the stores.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The directory of a data server's store.
+    #[must_use]
+    pub fn store_directory(&self, index: usize) -> PathBuf {
+        self.directory.path().join(target_name(index))
+    }
+
+    /// Whether a store's file is read and written through the page cache, because its file system
+    /// offers nothing else: the data server says so when it starts.
+    #[must_use]
+    pub fn is_buffered(&self, index: usize) -> bool {
+        let log = std::fs::read_to_string(self.log(&target_name(index))).unwrap_or_default();
+        log.contains("the page cache is used")
+    }
+
+    /// Where hosts find the file system.
+    ///
+    /// # Panics
+    /// If the machine's temporary directory has too long a path.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        Address::shm(self.sockets.path().join("meta.sock")).expect("a short path")
+    }
+
+    /// The `gannet` command with these arguments, to be run on this cluster.
+    #[must_use]
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(gannet());
+        command.env("GANNET_SERVER", self.address().to_string()).args(arguments);
+        command
+    }
+
+    /// Runs `gannet` with these arguments to its end.
+    ///
+    /// # Panics
+    /// As [`run`].
+    #[must_use]
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Finished {
+        run(self.command(arguments))
+    }
+
+    /// What `gannet stats` counts.
+    ///
+    /// # Panics
+    /// If the command fails.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats(self.run(&["stats", "--json"]).json())
+    }
+
+    /// Bytes in use, by `gannet df`.
+    ///
+    /// # Panics
+    /// If the command fails.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let space = self.run(&["df", "--json"]).json();
+        space["used_bytes"].as_u64().expect("a number")
+    }
+}
+
+fn target_name(index: usize) -> String {
+    format!("target-{index}")
+}
+
+/// A directory on the file system that the build is on: that of the machine's temporary files may
+/// be memory, which knows no direct I/O, and small.
+///
+/// # Panics
+/// If the machine refuses one.
+#[must_use]
+pub fn scratch_directory() -> TempDir {
+    let parent = build_directory().join("gannet-integration");
+    std::fs::create_dir_all(&parent).expect("a directory beside the build");
+    tempfile::tempdir_in(parent).expect("a directory beside the build")
+}
+
+/// Counters of a cluster.
+#[derive(Clone, Debug)]
+pub struct Stats(pub Value);
+
+impl Stats {
+    /// Sum over the metadata server's reactors.
+    ///
+    /// # Panics
+    /// If there is no such counter.
+    #[must_use]
+    pub fn metaserver(&self, name: &str) -> u64 {
+        self.total("metaservers", name)
+    }
+
+    /// Sum over the data servers.
+    ///
+    /// # Panics
+    /// If there is no such counter.
+    #[must_use]
+    pub fn targets(&self, name: &str) -> u64 {
+        self.total("targets", name)
+    }
+
+    fn total(&self, role: &str, name: &str) -> u64 {
+        let value = self.0["totals"][role][name].as_u64();
+        value.unwrap_or_else(|| panic!("no counter {name} of {role} in {:#}", self.0))
+    }
+}
