@@ -26,8 +26,8 @@ use gannet_runtime::deadlines::Deadlines;
 use gannet_runtime::time::Time;
 
 use crate::channels::Channels;
-use crate::defects::Defects;
 use crate::counters::ClientCounters;
+use crate::defects::Defects;
 use crate::error::{ErrorKind, RequestError};
 use crate::link::LinkTimes;
 use crate::operation::{Completion, Operation, Outcome, Refused, RequestId};

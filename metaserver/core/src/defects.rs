@@ -20,7 +20,7 @@ impl Defects {
         false
     }
 
-    /// H3: what a former attempt of a write transferred counts for the current one.
+    /// H3: a write is committed although a later attempt superseded it or its session ended.
     pub(crate) fn attempts(self) -> bool {
         #[cfg(feature = "defects")]
         return self.attempts;
@@ -36,7 +36,8 @@ impl crate::Core {
         self.defects.pins = true;
     }
 
-    /// Breaks rule H3 on purpose: a former attempt of a write goes on as the current one.
+    /// Breaks rule H3 on purpose: a write is committed although a later attempt superseded it or its
+    /// session ended.
     pub fn break_attempts(&mut self) {
         self.defects.attempts = true;
     }

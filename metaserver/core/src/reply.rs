@@ -115,10 +115,7 @@ impl Core {
     /// the later attempt, since what it began at other shards cannot be undone.
     fn supersede(&mut self, id: OperationId, context: &Context, sink: &mut impl Sink) -> bool {
         let Some(operation) = self.operations.find_mut(id) else { return true };
-        if operation.state == State::AwaitingPeer
-            || matches!(operation.request, Request::Name(_))
-            || self.defects.attempts() && matches!(operation.request, Request::Write(_))
-        {
+        if operation.state == State::AwaitingPeer || matches!(operation.request, Request::Name(_)) {
             operation.header.attempt = context.header.attempt;
             let header = context.header;
             if let Some(session) = self.sessions.find(context.session) {

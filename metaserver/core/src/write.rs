@@ -292,7 +292,7 @@ impl Core {
         let failure = self.failure_of(id);
         let Some((context, kind)) = self.context_of(id) else { return };
         let Some(operation) = self.operations.find(id) else { return };
-        if operation.dead {
+        if operation.dead && !self.defects.attempts() {
             return self.end_operation(&context);
         }
         let inode = operation.inode;

@@ -109,8 +109,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
 
     fn await_term(&mut self) -> Result<bool, MetaServerError> {
         let mut worked = false;
-        loop {
-            let Phase::AwaitingTerm { last_terms } = &mut self.phase else { break };
+        while let Phase::AwaitingTerm { last_terms } = &mut self.phase {
             if self.config.reactor == 0 && last_terms.iter().all(Option::is_some) {
                 let term = last_terms.iter().flatten().max().unwrap_or(&0) + 1;
                 for reactor in 1..self.config.addresses.len() {

@@ -4,9 +4,9 @@
 //! A reactor owns everything that its pollers change; nothing here is shared between reactors but
 //! the rings, the wake-up flags, the stop flag and the counters.
 
+pub mod copy;
 #[cfg(feature = "counting-allocator")]
 pub mod counting_allocator;
-pub mod copy;
 pub mod deadlines;
 pub mod eventfd;
 pub mod idle;

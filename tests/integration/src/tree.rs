@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "right\" has")]
+    #[should_panic(expected = "right/sub\" has [\"file\"]")]
     fn a_missing_name_is_a_difference() {
         let (_top, left, right) = two();
         std::fs::remove_file(right.join("sub/small")).expect("made");

@@ -41,7 +41,7 @@ fn eventually<T: std::fmt::Debug>(
             return;
         }
         assert!(Instant::now() < end, "{what}: still {answer:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -62,7 +62,8 @@ fn a_host_killed_in_mid_transfer_leaves_nothing_behind() {
     let options = ClusterOptions { store_size: "512M", lease: "1s", ..Default::default() };
     let mut cluster = Cluster::new(options);
     let source = cluster.directory().join("large");
-    make_file(&source, 256);
+    // So large that no machine stores it before it is killed.
+    File::create_new(&source).and_then(|file| file.set_len(900 << 20)).expect("a sparse file");
     let mut session = open(&cluster.address());
     let owner = Ownership { mode: 0o600, ..Ownership::default() };
     let file = session.create("/other", owner, true).expect("created").handle;
@@ -81,6 +82,7 @@ fn a_host_killed_in_mid_transfer_leaves_nothing_behind() {
         };
         let begun = before + (8 * MIB / 4096) as u64;
         eventually("the transfer runs", || used(&mut session), |used| *used > begun);
+        assert!(cluster.stats().metaserver("sessions") > sessions, "the victim's session counts");
         assert!(victim.0.try_wait().expect("our child").is_none(), "killed in mid-transfer");
         victim.0.kill().expect("our child");
         victim.0.wait().expect("our child");

@@ -27,6 +27,15 @@ struct Shared {
     lines: VecDeque<String>,
 }
 
+impl Shared {
+    fn keep(&mut self, line: String) {
+        if self.lines.len() == self.lines_max {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
 impl Trace {
     /// An empty record.
     #[must_use]
@@ -45,10 +54,15 @@ impl Trace {
         (at, &step).hash(&mut shared.hasher);
         shared.steps += 1;
         if shared.lines_max > 0 {
-            if shared.lines.len() == shared.lines_max {
-                shared.lines.pop_front();
-            }
-            shared.lines.push_back(format!("{:>12} ns  {step:?}", at.0));
+            shared.keep(format!("{:>12} ns  {step:?}", at.0));
+        }
+    }
+
+    /// Adds a line for people, if lines are kept. It does not count as a step.
+    pub fn note(&self, at: Time, line: impl FnOnce() -> String) {
+        let mut shared = self.shared.borrow_mut();
+        if shared.lines_max > 0 {
+            shared.keep(format!("{:>12} ns  {}", at.0, line()));
         }
     }
 

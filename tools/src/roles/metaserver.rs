@@ -17,8 +17,9 @@ use crate::failure::Failure;
 use crate::process::LateStats;
 use crate::watch::{Role, Watch, Watched};
 
-/// Most that a log in memory grows to, bytes of address space.
-const RAM_LOG_BYTES_MAX: u64 = 64 << 30;
+/// Most that a log in memory grows to, bytes. Only what is written takes memory, but the kernel
+/// refuses address space that a small machine could never fill.
+const RAM_LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// Where a reactor's log is.
 #[derive(Clone, Debug)]

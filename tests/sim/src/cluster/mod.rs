@@ -338,8 +338,7 @@ impl Cluster {
     fn host_with_defect(&self, mut host: Host) -> Host {
         match self.shape.defect {
             Some(Defect::Arrivals) => host.client_mut().break_arrivals(),
-            // What a host does not cut off, a former attempt can still reach.
-            Some(Defect::Cuts | Defect::Attempts) => host.client_mut().break_cuts(),
+            Some(Defect::Cuts) => host.client_mut().break_cuts(),
             _ => {}
         }
         host
@@ -426,9 +425,7 @@ impl Cluster {
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         let reactors = self.metaserver.iter().flat_map(|process| &process.values);
-        reactors
-            .filter_map(|reactor| reactor.borrow().server().failure().map(str::to_owned))
-            .next()
+        reactors.filter_map(|reactor| reactor.borrow().server().failure().map(str::to_owned)).next()
     }
 
     /// Runs for some time.
@@ -461,8 +458,7 @@ impl Cluster {
             }
         }
         for (index, target) in self.targets.iter().enumerate() {
-            let grants =
-                target.as_ref().map_or(0, |process| process.values[0].borrow().grants());
+            let grants = target.as_ref().map_or(0, |process| process.values[0].borrow().grants());
             if grants > 0 {
                 history.violation(format!("data server {index} has {grants} grants at rest"));
             }

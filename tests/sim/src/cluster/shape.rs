@@ -14,7 +14,7 @@ pub enum Defect {
     Arrivals,
     /// H2: a buffer goes back to its user while data servers can reach it.
     Cuts,
-    /// H3: what a former attempt transferred counts for the current one.
+    /// H3: a write is committed although a later attempt superseded it.
     Attempts,
     /// H5: grants are not looked at again before what they allow is done.
     LiveChecks,
@@ -178,9 +178,9 @@ impl Shape {
         let calm = Shape::calm(model);
         let mut network = NetworkOptions::hostile(model);
         // Most runs keep their connections for a while, some lose them all the time.
-        network.break_connection =
-            Chance::per_million([0, 50, 300, 2000][random.index(4)]);
-        let (mut target_disk, mut metaserver_disk) = (DiskOptions::hostile(), DiskOptions::hostile());
+        network.break_connection = Chance::per_million([0, 50, 300, 2000][random.index(4)]);
+        let (mut target_disk, mut metaserver_disk) =
+            (DiskOptions::hostile(), DiskOptions::hostile());
         if random.coin() {
             target_disk.write_delay =
                 target_disk.write_delay.with_tail(Chance::percent(10), millis(60));
@@ -205,6 +205,8 @@ impl Shape {
             target_stall: draw(3),
             ..Faults::none()
         };
+        // Some stores are too small for everything, or for every shard.
+        let store_blocks = [96, 2500, 64 << 10, 256 << 10][draw(3) as usize];
         let is_impatient = draw(1) == 0;
         let cancels = [0, 0, 5, 20][draw(3) as usize];
         let load = HostOptions {
@@ -217,14 +219,14 @@ impl Shape {
             request_bytes_max: [8 << 10, 32 << 10, 64 << 10][draw(2) as usize],
             cancel: Chance::percent(cancels),
             aligned: Chance::percent([0, 40, 100][draw(2) as usize]),
-            may_be_full: false,
+            may_be_full: store_blocks < 64 << 10,
             ..calm.load
         };
         Shape {
             reactors: 1 + draw(2) as usize,
             targets: 1 + draw(2) as usize,
             hosts: 1 + draw(2) as usize,
-            store_blocks: [4 << 10, 16 << 10][draw(1) as usize] * 16,
+            store_blocks,
             ram_stores,
             stripe_blocks: [1, 4, 256][draw(2) as usize],
             stripe_width: [1, 2, 16][draw(2) as usize],

@@ -7,6 +7,7 @@ use gannet_runtime::time::Time;
 use rustc_hash::FxHasher;
 
 use super::link::{Executed, Flight, Flying, Link, Notice, Op, Phase, Port, RegionState};
+use super::spell::spell;
 use super::state::{State, Step, Timer};
 
 /// Pieces of a split transfer are multiples of this, bytes: what hardware places at once.
@@ -110,6 +111,11 @@ impl State {
         let digest = hasher.finish();
         let to = port.other();
         self.record(Step::Message { to, len_bytes: bytes.len(), digest });
+        self.trace.note(self.now, || {
+            let ends = (self.endpoint_of(port), self.endpoint_of(to));
+            let name = |end: Option<usize>| end.map_or("?", |end| &self.endpoints[end].name);
+            format!("{} -> {}: {}", name(ends.0), name(ends.1), spell(&bytes))
+        });
         self.stats.messages += 1;
         self.deliver(Notice::Message(to, bytes));
     }

@@ -22,6 +22,7 @@ mod lane;
 mod link;
 mod options;
 mod post;
+mod spell;
 mod state;
 #[cfg(test)]
 mod tests;

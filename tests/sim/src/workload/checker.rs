@@ -94,7 +94,8 @@ impl Order {
 /// What cannot be explained.
 pub fn check_file(history: &History, file: usize) -> Result<(), String> {
     let operations = &history.files[file];
-    let mut writes = vec![Write { node: 0, from: 0, until: u64::MAX, value: Value::Zero, begin: 0 }];
+    let mut writes =
+        vec![Write { node: 0, from: 0, until: u64::MAX, value: Value::Zero, begin: 0 }];
     let mut sizes = vec![0];
     let mut reads = Vec::new();
     // Node 0 is the file's creation.
@@ -306,8 +307,9 @@ fn describe_cycle(
         _ => operation.outcome != Outcome::Never,
     });
     numbers.extend(counted.map(Some));
-    let members: Vec<usize> =
-        (0..order.nodes).filter(|other| order.has(node, *other) && order.has(*other, node)).collect();
+    let members: Vec<usize> = (0..order.nodes)
+        .filter(|other| order.has(node, *other) && order.has(*other, node))
+        .collect();
     let mut text = format!("file {file}: these cannot have happened one after the other:");
     for member in members.iter().take(12) {
         let Some(Some(operation)) = numbers.get(*member) else {

@@ -18,7 +18,12 @@ fn word(number: u32, index: u64) -> [u8; 8] {
 }
 
 /// Calls `visit` with the bytes that write `number` puts at `offset` and after, with their index.
-fn each(number: u32, offset: u64, len_bytes: usize, mut visit: impl FnMut(usize, u8) -> bool) -> bool {
+fn each(
+    number: u32,
+    offset: u64,
+    len_bytes: usize,
+    mut visit: impl FnMut(usize, u8) -> bool,
+) -> bool {
     let mut done = 0;
     while done < len_bytes {
         let at = offset + done as u64;

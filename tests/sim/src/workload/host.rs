@@ -413,7 +413,8 @@ impl Host {
         if self.random.happens(self.options.aligned) {
             let blocks = self.random.between(1, (room / block).max(1));
             let length = blocks * block;
-            let offset = self.random.between(0, file_bytes_max.saturating_sub(length) / block) * block;
+            let offset =
+                self.random.between(0, file_bytes_max.saturating_sub(length) / block) * block;
             let spare = (self.options.buffer_bytes as u64 - length) / block;
             return (offset, length as u32, (self.random.between(0, spare) * block) as u32);
         }
@@ -568,7 +569,10 @@ impl Host {
             ErrorKind::Status(Status::NO_SPACE) => self.options.may_be_full,
             // Judged by whoever knows the names.
             ErrorKind::Status(Status::EXISTS | Status::NOT_FOUND) => {
-                matches!(error.operation, "mkdir" | "create" | "unlink" | "rmdir" | "rename" | "lookup")
+                matches!(
+                    error.operation,
+                    "mkdir" | "create" | "unlink" | "rmdir" | "rename" | "lookup"
+                )
             }
             ErrorKind::SlotsLost => {
                 self.client.options().request_timeout.is_some()
@@ -581,7 +585,11 @@ impl Host {
         }
         match error.kind {
             ErrorKind::Cancelled { maybe_applied } | ErrorKind::TimedOut { maybe_applied } => {
-                if maybe_applied { Ended::Maybe } else { Ended::Never }
+                if maybe_applied {
+                    Ended::Maybe
+                } else {
+                    Ended::Never
+                }
             }
             ErrorKind::OutcomeUnknown | ErrorKind::Protocol(_) | ErrorKind::Memory(_) => {
                 Ended::Maybe
@@ -590,11 +598,7 @@ impl Host {
         }
     }
 
-    fn setup_completed(
-        &mut self,
-        step: Setup,
-        result: &Result<Outcome, RequestError>,
-    ) {
+    fn setup_completed(&mut self, step: Setup, result: &Result<Outcome, RequestError>) {
         let status = result.as_ref().err().and_then(RequestError::status);
         match (step, result) {
             (Setup::MakeDirectory(index), Err(_)) if status == Some(Status::EXISTS) => {

@@ -68,9 +68,10 @@ impl Names {
             Some(Step::Rename { name, to }) => vec![name, to],
             _ => Vec::new(),
         };
-        self.known.iter().filter(move |(name, _)| !in_doubt.contains(name)).filter_map(
-            |(_, found)| found.and_then(|found| Some((found.handle, found.file?))),
-        )
+        self.known
+            .iter()
+            .filter(move |(name, _)| !in_doubt.contains(name))
+            .filter_map(|(_, found)| found.and_then(|found| Some((found.handle, found.file?))))
     }
 
     /// Gives a file that was made its number.
@@ -103,7 +104,8 @@ impl Names {
         let step = match random.below(10) {
             0 | 1 => pick(random, &present).map(|name| Step::Remove { name }),
             2 | 3 => pick(random, &present).and_then(|name| {
-                let to = if random.coin() { pick(random, &free_to_go)? } else { self.fresh(random) };
+                let to =
+                    if random.coin() { pick(random, &free_to_go)? } else { self.fresh(random) };
                 let kind = |name: &Name| {
                     self.known.get(name).copied().flatten().map(|found| found.is_directory)
                 };
@@ -121,8 +123,12 @@ impl Names {
             return step;
         }
         let is_directory = random.below(4) == 0;
-        let absent: Vec<Name> =
-            self.known.iter().filter(|(_, found)| found.is_none()).map(|(n, _)| n.clone()).collect();
+        let absent: Vec<Name> = self
+            .known
+            .iter()
+            .filter(|(_, found)| found.is_none())
+            .map(|(n, _)| n.clone())
+            .collect();
         let name = match pick(random, &absent) {
             Some(name) => name,
             None if self.known.len() >= NAMES_MAX => match pick(random, &present) {
