@@ -175,6 +175,8 @@ impl Measurement {
     }
 }
 
+/// Two medians of the same round trip that differ by more than this were not of the same machine.
+const ROUND_TRIP_SPREAD_MAX: f64 = 1.5;
 /// A thread that never waits and yet ran less than this was disturbed.
 const CPU_SHARE_MIN: f64 = 0.95;
 
@@ -187,6 +189,17 @@ impl Report {
         }
         if self.settings.verify {
             warnings.push("the client also checked every word that it read".to_owned());
+        }
+        if let Some(ceilings) = &self.ceilings
+            && let (Some(round_trip), Some(slowest_ns)) =
+                (ceilings.round_trip, ceilings.round_trip_slowest_ns)
+            && slowest_ns > ROUND_TRIP_SPREAD_MAX * round_trip.median_ns
+        {
+            warnings.push(format!(
+                "round trip between the cores: {:.0} ns at one end of the run and {slowest_ns:.0} \
+                 ns at the other; what lies under the cores has changed",
+                round_trip.median_ns
+            ));
         }
         let mut disturbed = |what: &str, share: f64| {
             if share < CPU_SHARE_MIN {
@@ -236,6 +249,7 @@ pub(crate) mod tests {
                 round_trips: 64_000,
                 cpu_share: 0.99,
             }),
+            round_trip_slowest_ns: Some(420.0),
             copies: vec![copy(1), copy(32)],
         };
         let measurement = |depth, operations: u64, p50_ns| Measurement {
@@ -313,7 +327,7 @@ pub(crate) mod tests {
              warm_up_ns"
         );
         assert_eq!(keys(&value["build"]), "commit debug version");
-        assert_eq!(keys(&value["ceilings"]), "copies round_trip");
+        assert_eq!(keys(&value["ceilings"]), "copies round_trip round_trip_slowest_ns");
         assert_eq!(
             keys(&value["ceilings"]["copies"][0]),
             "best block_bytes bytes_per_second cpu_share depth routines workload"
@@ -338,6 +352,12 @@ pub(crate) mod tests {
         report.build.debug = false;
         report.judge();
         assert_eq!(report.warnings, Vec::<String>::new());
+        let ceilings = report.ceilings.as_mut().expect("the example has ceilings");
+        ceilings.round_trip_slowest_ns = Some(1000.0);
+        report.judge();
+        assert!(report.warnings[0].contains("1000 ns"), "{:?}", report.warnings);
+        let ceilings = report.ceilings.as_mut().expect("the example has ceilings");
+        ceilings.round_trip_slowest_ns = Some(420.0);
         report.results[1].client_cpu_share = 0.5;
         report.build.debug = true;
         report.judge();

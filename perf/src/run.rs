@@ -140,6 +140,11 @@ fn workload<F: Fabric>(
     let file = host.create(options)?;
     let mut content = Content::new(options.seed, options.size_bytes);
     host.fill(&file, &content)?;
+    if kind.is_write() {
+        // Writes go to fresh blocks: once more, so that memory which nobody ever touched, and the
+        // kernel's work to provide it, is not what is measured.
+        host.fill(&file, &content)?;
+    }
     let mut results = Vec::new();
     for depth in &options.depths {
         progress(Progress::Measuring(kind, *depth));

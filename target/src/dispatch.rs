@@ -32,8 +32,6 @@ enum Violation {
     Welcome(#[from] crate::control::WelcomeError),
     #[error("grant {0} is outside the window of grants that may be outstanding")]
     Window(u64),
-    #[error("more requests for session {0:#x} than any correct metadata server sends")]
-    Flooded(u64),
 }
 
 impl<F: Fabric, D: Disk> Target<F, D> {
@@ -306,15 +304,18 @@ impl<F: Fabric, D: Disk> Target<F, D> {
                 let (session, epoch) = (open.session.get(), open.epoch.get());
                 let grants = &self.grants;
                 let is_idle = |index| grants.is_idle(index);
-                let outcome = self.sessions.open(session, epoch, ticket, asker, is_idle);
-                self.session_outcome(channel, session, outcome)?;
+                let mut stale = Vec::new();
+                let overtaken = |asker, answer| stale.push((asker, answer));
+                let outcome = self.sessions.open(session, epoch, ticket, asker, is_idle, overtaken);
+                self.acknowledge(stale);
+                self.session_outcome(channel, outcome);
             }
             SessionClose::KIND => {
                 let (close, _) = frame.read::<SessionClose>()?;
                 self.stats.sessions_closed += 1;
                 let (session, epoch) = (close.session.get(), close.epoch.get());
                 let outcome = self.sessions.close(session, epoch, asker);
-                self.session_outcome(channel, session, outcome)?;
+                self.session_outcome(channel, outcome);
             }
             TargetStats::KIND => {
                 let (question, _) = frame.read::<TargetStats>()?;
@@ -329,12 +330,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         Ok(())
     }
 
-    fn session_outcome(
-        &mut self,
-        channel: u16,
-        session: u64,
-        outcome: Outcome,
-    ) -> Result<(), Violation> {
+    fn session_outcome(&mut self, channel: u16, outcome: Outcome) {
         match outcome {
             Outcome::Answer(acknowledgement) => {
                 self.answer(channel, wire_answer(acknowledgement));
@@ -342,9 +338,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
             Outcome::Cut { index, connection, status } => {
                 self.cut_session(index, status, connection);
             }
-            Outcome::Flooded => return Err(Violation::Flooded(session)),
         }
-        Ok(())
     }
 
     /// Queues a grant, or refuses it.

@@ -13,6 +13,13 @@
 //! Every open and every close is acknowledged to the back channel that sent it, and not before
 //! nothing of lower (of the closed) epochs is under way. What is under way is counted in
 //! [`crate::grants`]; this table is told by [`Sessions::drained`].
+//!
+//! A host can ask for epoch after epoch, and come and go, while an I/O of its first epoch hangs. What
+//! is owed for its session is bounded all the same, by one answer of each kind per back channel:
+//! - an epoch that is overtaken never becomes ready, so it is answered `STALE_EPOCH` at once;
+//! - a close says that nothing *up to* its epoch is under way, so the highest answers for all.
+
+use std::mem::discriminant;
 
 use gannet_fabric::ConnectionId;
 use gannet_proto::Status;
@@ -27,6 +34,14 @@ pub(crate) enum Acknowledgement {
     Ready { session: u64, epoch: u64, status: Status },
     /// The answer to a session that was closed.
     Closed { session: u64, epoch: u64 },
+}
+
+impl Acknowledgement {
+    fn epoch(&self) -> u64 {
+        match self {
+            Acknowledgement::Ready { epoch, .. } | Acknowledgement::Closed { epoch, .. } => *epoch,
+        }
+    }
 }
 
 /// The back channel that asked. The answer is for that connection of it, not for a later one.
@@ -54,6 +69,7 @@ struct Session {
     /// When it was opened or ended last, counted in such changes: the oldest gives way when the
     /// table is full.
     since: u64,
+    /// At most one answer of each kind per back channel.
     owed: Vec<(Asker, Acknowledgement)>,
 }
 
@@ -65,12 +81,7 @@ pub(crate) enum Outcome {
     /// Cut the session's grants off with `status`, end `connection`, and call
     /// [`Sessions::drained`] when nothing of earlier eras is under way, at once if it is so.
     Cut { index: u32, connection: Option<ConnectionId>, status: Status },
-    /// The asker sends more than any correct one would.
-    Flooded,
 }
-
-/// Most answers that may be owed for one session.
-const OWED_MAX: usize = 16;
 
 /// All data sessions that a data server knows.
 #[derive(Debug)]
@@ -90,6 +101,7 @@ impl Sessions {
 
     /// A session of the metadata server's making: `epoch` begins, all lower ones end.
     /// `is_idle` tells whether no grant of a session is left: only such a one gives way to a new one.
+    /// The answers to epochs that are overtaken go to `overtaken`.
     pub(crate) fn open(
         &mut self,
         id: u64,
@@ -97,6 +109,7 @@ impl Sessions {
         ticket: &[u8],
         asker: Asker,
         is_idle: impl Fn(u32) -> bool,
+        mut overtaken: impl FnMut(Asker, Acknowledgement),
     ) -> Outcome {
         let ready = |status| Acknowledgement::Ready { session: id, epoch, status };
         let index = match self.by_id.get(&id) {
@@ -120,7 +133,9 @@ impl Sessions {
                 index
             }
         };
-        let Some(session) = self.table.get_mut(index) else { return Outcome::Flooded };
+        let Some(session) = self.table.get_mut(index) else {
+            return Outcome::Answer(ready(Status::AGAIN));
+        };
         let passed = epoch == session.epoch && session.state == State::Closing;
         if epoch < session.epoch || passed {
             return Outcome::Answer(ready(Status::STALE_EPOCH));
@@ -130,18 +145,15 @@ impl Sessions {
             // Asked again, by a metadata server that lost the answer.
             return Outcome::Answer(ready(Status::OK));
         }
-        if session.owed.len() == OWED_MAX {
-            return Outcome::Flooded;
-        }
         let connection = session.connection();
-        // An epoch that is overtaken before it was ready will never be.
-        for (_, owed) in &mut session.owed {
-            if let Acknowledgement::Ready { epoch: overtaken, status, .. } = owed
-                && *overtaken < epoch
-            {
-                *status = Status::STALE_EPOCH;
+        session.owed.retain(|(asker, owed)| match *owed {
+            Acknowledgement::Ready { session, epoch: lower, .. } if lower < epoch => {
+                let status = Status::STALE_EPOCH;
+                overtaken(*asker, Acknowledgement::Ready { session, epoch: lower, status });
+                false
             }
-        }
+            _ => true,
+        });
         session.epoch = epoch;
         session.ticket = ticket.into();
         session.state = State::Draining;
@@ -163,9 +175,6 @@ impl Sessions {
         let drains = matches!(session.state, State::Draining | State::Closing);
         if session.epoch > epoch && !drains {
             return Outcome::Answer(closed);
-        }
-        if session.owed.len() == OWED_MAX {
-            return Outcome::Flooded;
         }
         session.owe(asker, closed);
         if session.epoch > epoch {
@@ -280,9 +289,17 @@ impl Session {
         }
     }
 
+    /// Notes an answer in the place of the one of its kind that the back channel waits for. That one
+    /// is for an earlier connection of the channel, which nothing can reach any more, or it is of
+    /// the same epoch, or it is a close; of two closes the higher stays.
     fn owe(&mut self, asker: Asker, answer: Acknowledgement) {
-        if !self.owed.contains(&(asker, answer)) {
-            self.owed.push((asker, answer));
+        let same = |(to, owed): &&mut (Asker, Acknowledgement)| {
+            to.channel == asker.channel && discriminant(owed) == discriminant(&answer)
+        };
+        match self.owed.iter_mut().find(same) {
+            Some((to, owed)) if *to == asker && owed.epoch() > answer.epoch() => {}
+            Some(place) => *place = (asker, answer),
+            None => self.owed.push((asker, answer)),
         }
     }
 }

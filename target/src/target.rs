@@ -30,7 +30,7 @@ use crate::execute::Visit;
 use crate::grants::{Ended, Grants, Stage};
 use crate::outbox::{Answer, Overflow};
 use crate::seats::Seats;
-use crate::sessions::{Acknowledgement, Sessions};
+use crate::sessions::{Acknowledgement, Asker, Sessions};
 use crate::stats::Stats;
 use crate::store::OpenStore;
 
@@ -361,6 +361,11 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     pub(crate) fn session_drained(&mut self, session: u32) {
         let mut owed = Vec::new();
         self.sessions.drained(session, |asker, answer| owed.push((asker, answer)));
+        self.acknowledge(owed);
+    }
+
+    /// Gives each answer to the connection that asked, if it is still there.
+    pub(crate) fn acknowledge(&mut self, owed: Vec<(Asker, Acknowledgement)>) {
         for (asker, acknowledgement) in owed {
             if self.control.live(asker.channel) == Some(asker.connection) {
                 self.answer(asker.channel, wire_answer(acknowledgement));

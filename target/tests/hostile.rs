@@ -11,7 +11,7 @@ use gannet_proto::control::{
 use gannet_proto::packet::{Message, PacketWriter};
 use support::Numbers;
 use support::script::{
-    Host, Script, TERM, config, data_hello_packet, notice, packet, session_open_packet,
+    Host, Script, TERM, Told, config, data_hello_packet, notice, packet, session_open_packet,
     welcome_packet,
 };
 use zerocopy::FromBytes;
@@ -186,7 +186,7 @@ fn unknown_kinds_on_the_back_channel_are_skipped() {
 }
 
 #[test]
-fn a_flood_of_questions_and_sessions_is_bounded() {
+fn a_flood_of_questions_is_bounded() {
     let mut script = Script::new(true, true);
     script.fabric.set_credits(script.meta, Some(0));
     let mut questions = PacketWriter::new();
@@ -196,17 +196,53 @@ fn a_flood_of_questions_and_sessions_is_bounded() {
     }
     script.settle();
     assert!(!script.fabric.is_open(script.meta), "answers that nobody takes are bounded");
+}
 
+#[test]
+fn a_host_that_asks_for_epochs_while_its_disk_hangs_harms_nobody_else() {
     let mut script = Script::new(true, false);
     let host = script.host(11, 1, 1 << 20);
+    let other = script.host(12, 1, 1 << 20);
     script.disk.0.borrow_mut().stalled = true;
-    script.read(&host, 1, 4096);
+    let hung = script.read(&host, 1, 4096);
     script.settle();
-    for epoch in 2..100 {
+    let ready = |epoch, status| Told::Ready { session: 11, epoch, status };
+    for epoch in 2..=101 {
         script.open_session(11, epoch);
+        script.settle();
+        let overtaken = ready(epoch - 1, Status::STALE_EPOCH);
+        let expected = if epoch == 2 { vec![] } else { vec![overtaken] };
+        assert_eq!(script.told(), expected, "answered at once");
     }
+    assert!(script.fabric.is_open(script.meta));
+    // Its host comes and goes too.
+    for epoch in 1..=100 {
+        script.close_session(11, epoch);
+    }
+    // Another session's grants need no disk, or wait for it, as before.
+    script.grant(&other, grant_operation::ZERO, 0, 4096, |_| {});
+    let waits = script.write(&other, 2, 4096);
     script.settle();
-    assert!(!script.fabric.is_open(script.meta), "sessions that cannot begin are bounded");
+    assert!(script.fabric.is_open(script.meta));
+    assert_eq!(script.heard(other.connection).len(), 1);
+    script.disk.0.borrow_mut().stalled = false;
+    script.settle();
+    let told = script.told();
+    for expected in [
+        notice(hung, Status::STALE_EPOCH, 0),
+        ready(101, Status::OK),
+        Told::Closed { session: 11, epoch: 100 },
+        notice(waits, Status::OK, 4096),
+    ] {
+        assert!(told.contains(&expected), "{expected:?} in {told:?}");
+    }
+    let place = |one| told.iter().position(|told| *told == one).unwrap();
+    assert!(place(notice(hung, Status::STALE_EPOCH, 0)) < place(ready(101, Status::OK)));
+    let answers =
+        told.iter().filter(|told| matches!(told, Told::Ready { .. } | Told::Closed { .. }));
+    assert_eq!(answers.count(), 2, "one of each kind: {told:?}");
+    script.connect_host(11, 101, 4096);
+    assert_eq!(script.target.stats().protocol_errors, 0);
 }
 
 #[test]

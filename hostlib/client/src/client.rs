@@ -112,7 +112,10 @@ pub struct Client<F: Fabric> {
     /// Time-outs that begin at the next poll.
     untimed: Vec<(RequestId, Duration)>,
     events: Events,
+    /// By position in the fabric's table: generation and role.
     roles: Vec<(u32, Role)>,
+    /// Connections whose position was given on before their end was told.
+    former_roles: Vec<(ConnectionId, Role)>,
     done: Vec<Completion>,
     /// Buffers that data servers may still reach; never used again.
     quarantine: Vec<HostBuffer>,
@@ -144,6 +147,7 @@ impl<F: Fabric> Client<F> {
             untimed: Vec::with_capacity(2 * capacity),
             events: Events::with_capacity(1024, 256 << 10),
             roles: Vec::with_capacity(128),
+            former_roles: Vec::new(),
             done: Vec::with_capacity(capacity),
             quarantine: Vec::new(),
             counters: ClientCounters::default(),
@@ -331,16 +335,29 @@ impl<F: Fabric> Client<F> {
     fn role(&self, connection: ConnectionId) -> Role {
         match self.roles.get(connection.index as usize) {
             Some((generation, role)) if *generation == connection.generation => *role,
-            _ => Role::None,
+            _ => {
+                let former = self.former_roles.iter().find(|(former, _)| *former == connection);
+                former.map_or(Role::None, |(_, role)| *role)
+            }
         }
     }
 
     fn set_role(&mut self, connection: ConnectionId, role: Role) {
-        let index = connection.index as usize;
-        if self.roles.len() <= index {
-            self.roles.resize(index + 1, (0, Role::None));
+        let ConnectionId { index, generation } = connection;
+        if self.roles.len() <= index as usize {
+            self.roles.resize(index as usize + 1, (0, Role::None));
         }
-        self.roles[index] = (connection.generation, role);
+        let (present, held) = self.roles[index as usize];
+        if present != generation && held != Role::None {
+            if role == Role::None {
+                // An end that was told late: the position is somebody else's already.
+                return self.former_roles.retain(|(former, _)| *former != connection);
+            }
+            // The fabric gives a position on as soon as it has an end to tell, and the end of the
+            // one before may lie behind in the same batch of events.
+            self.former_roles.push((ConnectionId { index, generation: present }, held));
+        }
+        self.roles[index as usize] = (generation, role);
     }
 
     fn set_timeout_at_next_poll(&mut self, id: RequestId, timeout: Duration) {
@@ -509,9 +526,17 @@ impl<F: Fabric> Drop for Client<F> {
 
 impl<F: Fabric> std::fmt::Debug for Client<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let channels: Vec<_> =
+            (0..self.channels.len()).map(|reactor| self.channels[reactor].link.phase()).collect();
+        let targets: Vec<_> =
+            self.targets.indices().map(|target| self.targets[target].link.phase()).collect();
         f.debug_struct("Client")
             .field("metaserver", &self.options.metaserver)
             .field("outstanding", &self.requests.len())
+            .field("channels", &channels)
+            .field("data_sessions", &targets)
+            .field("links_due", &self.links_due)
+            .field("deadline", &self.deadline())
             .field("parked_slots", &self.slots.parked())
             .field("counters", &self.counters)
             .finish_non_exhaustive()

@@ -202,8 +202,9 @@ impl Regions {
         let region = self.get_mut(index);
         let number = std::mem::replace(&mut region.number, fresh);
         let told = std::mem::take(&mut region.told);
-        let reactors = 0..told.len() as u16;
-        self.forgotten.extend(reactors.map(|reactor| Forgotten { number, reactor }));
+        let reactors = told.iter().enumerate().filter(|(_, told)| **told != 0);
+        self.forgotten
+            .extend(reactors.map(|(reactor, _)| Forgotten { number, reactor: reactor as u16 }));
     }
 
     /// Takes a region out that no buffer lies in any more. Returns the registrations to take back;

@@ -210,6 +210,7 @@ impl Core {
         for (_, id) in std::mem::take(&mut self.waiting.parked) {
             self.wake(id);
         }
+        self.wake_for_credit(target);
         self.settle(now, sink);
     }
 

@@ -31,8 +31,8 @@ impl Uses {
 }
 
 impl Core {
-    /// Checks the tree, the link counts, the extents, and that exactly the blocks that somebody
-    /// uses are marked in use. Costs time in proportion to the state.
+    /// Checks the tree, the link counts, the extents, that nobody waits for room that there is, and
+    /// that exactly the blocks that somebody uses are marked in use. Costs time in proportion to the state.
     ///
     /// # Errors
     /// What does not hold.
@@ -45,6 +45,7 @@ impl Core {
             }
         }
         self.check_reachable()?;
+        self.check_waiting()?;
         if self.ready {
             self.check_space(uses)?;
         }
@@ -126,6 +127,18 @@ impl Core {
             let count = names.get(&inode.0).copied().unwrap_or(0);
             if count != expected {
                 return Err(format!("inode {:#x} has {count} names", inode.0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who waits first for room at a data server finds none: only then a grant that ends wakes it.
+    fn check_waiting(&self) -> Result<(), String> {
+        for (id, target) in self.targets.iter() {
+            let first = target.waiting.front().and_then(|first| self.operations.find(*first));
+            let needed = first.map(|operation| u32::from(operation.needed));
+            if needed.is_some_and(|needed| target.has_room(needed, self.config.grants_max)) {
+                return Err(format!("an operation waits for room that data server {id} has"));
             }
         }
         Ok(())

@@ -385,6 +385,8 @@ impl Core {
                 self.run(now, id, sink);
             } else if let Some(message) = self.local.pop_front() {
                 self.handle(now, self.config.reactor, message, sink);
+            } else if let Some(target) = self.waiting.room.pop() {
+                self.wake_for_credit(target);
             } else if let Some((shard, store)) = self.space.take_spare() {
                 self.return_spare_zones(shard, store, sink);
             } else {

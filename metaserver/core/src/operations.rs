@@ -89,6 +89,8 @@ impl Request {
 pub(crate) struct Run {
     pub file_block: u64,
     pub span: Span,
+    /// Of the store when the blocks were taken: what the grants name, and so what the data are of.
+    pub generation: u32,
     pub lsn: Lsn,
 }
 

@@ -134,10 +134,10 @@ impl Core {
                 }
                 until = self.stripe_end(until, set, place, edges).min(end_block);
             }
-            match self.targets.store(store) {
-                Some(known) if known.up => {}
+            let generation = match self.targets.store(store) {
+                Some(known) if known.up => known.generation,
                 _ => return Err(Obstacle::Absent),
-            }
+            };
             while file_block < until {
                 let wanted = (until - file_block).min(u64::from(u32::MAX)) as u32;
                 let Some((span, lsn)) = self.space.allocate(shard, store, wanted) else {
@@ -159,7 +159,7 @@ impl Core {
                         operation.tail_valid = BLOCK_BYTES as u16;
                         return Ok(Place { end, ..place });
                     }
-                    _ => operation.staged.push(Run { file_block, span, lsn }),
+                    _ => operation.staged.push(Run { file_block, span, generation, lsn }),
                 }
                 file_block += u64::from(span.blocks);
             }

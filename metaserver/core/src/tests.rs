@@ -4,6 +4,7 @@
 mod format;
 mod random;
 mod requests;
+mod room;
 mod safety;
 mod shards;
 mod world;

@@ -17,6 +17,9 @@ pub(crate) struct Waiting {
     pub parked: VecDeque<(Nanos, OperationId)>,
     /// Wait for a zone of a store.
     pub zones: VecDeque<(ShardId, StoreId, OperationId)>,
+    /// Data servers, each at most once, that may have room for who waits for it: looked at again
+    /// before the turn ends.
+    pub room: Vec<TargetId>,
 }
 
 impl Core {
@@ -140,6 +143,11 @@ impl Core {
     }
 
     /// Wakes operations that wait for room at a data server, as far as there is room.
+    ///
+    /// Room is promised to each of them, but not all make use of it: some are answered otherwise,
+    /// or wait elsewhere. So the data server is looked at again once they have run, until it has no
+    /// room for the first that waits. That comes to an end: within a turn room only shrinks, and
+    /// who comes back to wait found too little.
     pub(crate) fn wake_for_credit(&mut self, target: TargetId) {
         let grants_max = self.config.grants_max;
         let mut promised = 0;
@@ -149,11 +157,21 @@ impl Core {
             let needed = self.operations.find(id).map_or(0, |operation| operation.needed);
             let Some(known) = self.targets.find(target) else { return };
             if !known.has_room(promised + u32::from(needed), grants_max) {
-                return;
+                break;
             }
             promised += u32::from(needed);
             known.waiting.pop_front();
             self.wake(id);
+        }
+        if promised > 0 {
+            self.look_again(target);
+        }
+    }
+
+    /// Has the operations that wait for room at a data server woken before the turn ends.
+    fn look_again(&mut self, target: TargetId) {
+        if !self.waiting.room.contains(&target) {
+            self.waiting.room.push(target);
         }
     }
 
@@ -180,8 +198,10 @@ impl Core {
             State::Runnable => self.waiting.runnable.retain(|other| *other != id),
             State::AwaitingTarget => self.waiting.parked.retain(|(_, other)| *other != id),
             State::AwaitingCredit(target) => {
-                if let Some(target) = self.targets.find(target) {
-                    target.waiting.retain(|other| *other != id);
+                if let Some(known) = self.targets.find(target) {
+                    known.waiting.retain(|other| *other != id);
+                    // Those behind it may need less.
+                    self.look_again(target);
                 }
             }
             State::AwaitingZone(_) => self.waiting.zones.retain(|(_, _, other)| *other != id),

@@ -15,7 +15,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::extents::Extent;
 use crate::holds::{Acquired, Blocks, Range};
-use crate::operations::{NONE, OperationId, Request, State};
+use crate::operations::{NONE, OperationId, Request, Run, State};
 use crate::read::GrantBase;
 use crate::record::{self, Change, ExtentList, IoKept, Reply};
 use crate::reply::{Context, ReplyKind, TargetTail};
@@ -245,7 +245,6 @@ impl Core {
             let run_end = run.file_block + u64::from(run.span.blocks);
             let start = (run.file_block * BLOCK).max(place.offset);
             let end = (run_end * BLOCK).min(place.end);
-            let generation = self.targets.store(run.span.store).map_or(0, |store| store.generation);
             let trailer = Trailer {
                 request: context.header,
                 part: U16::new(index as u16),
@@ -255,7 +254,7 @@ impl Core {
             };
             let mut grant = Grant {
                 store: U32::new(run.span.store.0),
-                generation: U32::new(generation),
+                generation: U32::new(run.generation),
                 operation: grant_operation::WRITE,
                 flags: grant_flags::NOTIFY_METASERVER,
                 offset: U32::new((start % BLOCK) as u32),
@@ -289,6 +288,7 @@ impl Core {
     /// All grants of a write are retired.
     pub(crate) fn finish_write(&mut self, now: Now, id: OperationId, sink: &mut impl Sink) {
         self.unlink_live(id);
+        self.fail_if_replaced(id);
         let failure = self.failure_of(id);
         let Some((context, kind)) = self.context_of(id) else { return };
         let Some(operation) = self.operations.find(id) else { return };
@@ -303,6 +303,21 @@ impl Core {
                 self.answer_status(&context, kind, Status::STALE_HANDLE, sink);
             }
             _ => self.answer_status(&context, kind, failure, sink),
+        }
+    }
+
+    /// Fails a write of which a part went to a store that has lost its content since: the data
+    /// server confirmed that part, and then came back with a new generation while other grants were
+    /// out. The whole write is to be done again.
+    fn fail_if_replaced(&mut self, id: OperationId) {
+        let Some(operation) = self.operations.find_mut(id) else { return };
+        let replaced = |run: &Run| {
+            let store = self.targets.store(run.span.store);
+            store.is_none_or(|store| store.generation != run.generation)
+        };
+        if operation.failure.is_ok() && operation.staged.iter().any(replaced) {
+            operation.failure = Status::RETRY;
+            operation.silent = true;
         }
     }
 
@@ -321,14 +336,13 @@ impl Core {
         bytes.clear();
         let count = operation.staged.len();
         for (index, run) in operation.staged.iter().enumerate() {
-            let generation = self.targets.store(run.span.store).map_or(0, |store| store.generation);
             let last = index + 1 == count;
             let extent = Extent {
                 file_block: run.file_block,
                 blocks: run.span.blocks,
                 store: run.span.store,
                 block: run.span.block,
-                generation,
+                generation: run.generation,
                 tail_valid: if last { operation.tail_valid } else { BLOCK_BYTES as u16 },
                 birth: self.clock + 1,
             };

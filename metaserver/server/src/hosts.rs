@@ -6,7 +6,8 @@ use gannet_meta_core::SessionIndex;
 use gannet_proto::control::{SessionClose, SessionOpen, TargetStats};
 use gannet_proto::operations::{
     Cancel, ConnectTarget, HostHello, HostWelcome, InodeRequest, NameRequest, Read, Register,
-    RequestHeader, SetAttributes, StatFs, StatFsReply, Stats, TargetReply, Unregister, Write,
+    RequestHeader, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply, Unregister,
+    Write,
 };
 use gannet_proto::packet::{DecodeError, Frame, Message};
 use gannet_proto::{RegionId, SessionId, Status, TargetId};
@@ -22,6 +23,8 @@ use crate::stats::{PendingStats, STATS_TIMEOUT};
 
 /// Requests that may be outstanding on one channel.
 const REQUESTS_MAX: u32 = 4096;
+/// Questions for counters that one host may have open.
+const STATS_OPEN_MAX: usize = 8;
 /// Hosts that may wait for a ticket, and questions for counters that may be open, at one time.
 const PENDING_MAX: usize = 4096;
 
@@ -48,8 +51,12 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             self.shell.counters.hosts_connected -= 1;
         }
         self.shell.counters.hosts_connected += 1;
-        self.shell.sessions[place] =
-            Some(HostSession { session, connection: Some(connection), lease_end: Time::NEVER });
+        self.shell.sessions[place] = Some(HostSession {
+            session,
+            connection: Some(connection),
+            is_in_use: false,
+            lease_end: Time::NEVER,
+        });
         self.shell.connections.set_role(connection, Role::Host(index));
         self.welcome_host(connection, resumed);
         Ok(())
@@ -145,6 +152,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         let place = host.0 as usize;
         let Some(Some(session)) = self.shell.sessions.get_mut(place) else { return };
         session.connection = None;
+        let in_order = in_order && session.is_in_use;
         self.shell.counters.hosts_connected -= 1;
         self.shell.stats.retain(|pending| pending.host != host);
         self.shell.tickets.retain(|pending| pending.host != host);
@@ -212,6 +220,17 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         };
         if self.config.reactor != 0 {
             return self.refuse_ticket(connection, header, target, Status::WRONG_SHARD);
+        }
+        // One ticket of a host and data server is under way at a time: a host that asks again gets
+        // it in answer to its last question.
+        let pending = self
+            .shell
+            .tickets
+            .iter_mut()
+            .find(|other| other.host == host && other.target == target);
+        if let Some(pending) = pending {
+            let overtaken = std::mem::replace(&mut pending.header, header);
+            return self.refuse_ticket(connection, overtaken, target, Status::AGAIN);
         }
         if self.shell.tickets.len() >= PENDING_MAX {
             return self.refuse_ticket(connection, header, target, Status::AGAIN);
@@ -291,7 +310,16 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
     }
 
     fn stats(&mut self, now: Time, host: SessionIndex, header: RequestHeader, targets: bool) {
-        if self.shell.stats.len() >= PENDING_MAX {
+        let open = self.shell.stats.iter().filter(|pending| pending.host == host).count();
+        if open >= STATS_OPEN_MAX || self.shell.stats.len() >= PENDING_MAX {
+            let reply = StatsReply {
+                header: header.reply(Status::AGAIN),
+                last: U16::new(1),
+                ..StatsReply::default()
+            };
+            if let Some(connection) = self.shell.host_connection(host) {
+                self.shell.connections.push(connection, &reply, &[]);
+            }
             return;
         }
         self.shell.stats_tag += 1;

@@ -220,6 +220,12 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         let mut frames = Frames::new(packet);
         let outcome = match self.shell.connections.role(connection) {
             Some(Role::New) => self.hello(now, connection, &mut frames),
+            Some(Role::Host(host)) => {
+                if let Some(Some(session)) = self.shell.sessions.get_mut(host.0 as usize) {
+                    session.is_in_use = true;
+                }
+                Ok(())
+            }
             Some(_) => Ok(()),
             None => return,
         };

@@ -22,6 +22,9 @@ use crate::stats::{PendingStats, ShellCounters};
 pub(crate) struct HostSession {
     pub(crate) session: SessionId,
     pub(crate) connection: Option<ConnectionId>,
+    /// The host has used the connection since its hello. A host that gave up waiting for the welcome
+    /// closes in order too, and wants to come back.
+    pub(crate) is_in_use: bool,
     /// When it ends unless the host comes back.
     pub(crate) lease_end: Time,
 }

@@ -157,7 +157,8 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             if sessions.len() <= place {
                 sessions.resize(place + 1, None);
             }
-            sessions[place] = Some(HostSession { session, connection: None, lease_end });
+            sessions[place] =
+                Some(HostSession { session, connection: None, is_in_use: false, lease_end });
             self.shell.leases.push_back((lease_end, index));
         }
         for (from, message) in std::mem::take(&mut self.early_messages) {

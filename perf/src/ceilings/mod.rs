@@ -31,6 +31,9 @@ const COPY_TIME: Duration = Duration::from_millis(32);
 pub struct Ceilings {
     /// Between the client's and the server's core; absent where they are one.
     pub round_trip: Option<RoundTrip>,
+    /// The longer of the two medians, nanoseconds. A virtual machine whose processors the host
+    /// moves has very different ones.
+    pub round_trip_slowest_ns: Option<f64>,
     /// By workload, block length and depth.
     pub copies: Vec<CopyCeiling>,
 }
@@ -48,13 +51,19 @@ impl Ceilings {
             let thread = scope.spawn(|| copies(options));
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        Ok(Ceilings { round_trip, copies: copying? })
+        let round_trip_slowest_ns = round_trip.map(|round_trip| round_trip.median_ns);
+        Ok(Ceilings { round_trip, round_trip_slowest_ns, copies: copying? })
     }
 
     /// Takes over whatever a second measurement with the same options did better.
     pub fn merge(&mut self, other: &Ceilings) {
         self.round_trip = match (self.round_trip, other.round_trip) {
             (Some(one), Some(two)) if two.median_ns < one.median_ns => Some(two),
+            (one, two) => one.or(two),
+        };
+        self.round_trip_slowest_ns = match (self.round_trip_slowest_ns, other.round_trip_slowest_ns)
+        {
+            (Some(one), Some(two)) => Some(one.max(two)),
             (one, two) => one.or(two),
         };
         for (mine, theirs) in self.copies.iter_mut().zip(&other.copies) {
@@ -146,7 +155,13 @@ mod tests {
 
         let mut faster = ceilings.clone();
         faster.copies[0].bytes_per_second *= 2.0;
+        if let Some(round_trip) = &mut faster.round_trip {
+            round_trip.median_ns /= 2.0;
+            faster.round_trip_slowest_ns = Some(round_trip.median_ns);
+        }
+        let slowest_ns = ceilings.round_trip_slowest_ns;
         ceilings.merge(&faster);
+        faster.round_trip_slowest_ns = slowest_ns;
         assert_eq!(ceilings, faster);
         ceilings.merge(&Ceilings::default());
         assert_eq!(ceilings, faster);

@@ -44,7 +44,9 @@ pub struct ConnectionId {
 }
 
 /// Names a registered range to the peer, as an rkey does. Unique over all connections of the
-/// registering fabric value.
+/// registering fabric value. Where the end of a connection does not take access away
+/// (`Capabilities::disconnect_revokes_access`), a key is not used again as long as its connection
+/// lives: a peer that was told of it may come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u32);
 

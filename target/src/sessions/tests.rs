@@ -29,7 +29,7 @@ fn drain(sessions: &mut Sessions, index: u32) -> Vec<Acknowledgement> {
 }
 
 fn open(sessions: &mut Sessions, epoch: u64) -> Outcome {
-    sessions.open(ID, epoch, TICKET, asker(), |_| true)
+    sessions.open(ID, epoch, TICKET, asker(), |_| true, |_, _| {})
 }
 
 /// The states of the table; `None`: the session is not known.
@@ -180,7 +180,9 @@ fn every_state_meets_every_close() {
             assert_eq!(state_of(&sessions), then, "{about}");
             if waits {
                 assert!(matches!(outcome, Outcome::Cut { .. }), "{about}");
-                assert!(drain(&mut sessions, 0).contains(&closed(epoch)), "{about}");
+                // A close that waits already, of a higher epoch, answers for this one too.
+                let answer = closed(if state == Closing { 5 } else { epoch });
+                assert!(drain(&mut sessions, 0).contains(&answer), "{about}");
             } else {
                 assert_eq!(outcome, Outcome::Answer(closed(epoch)), "{about}");
             }
@@ -256,7 +258,7 @@ fn drained_sessions_move_on_and_answer_once() {
 fn the_table_gives_ended_sessions_up_first_then_unused_ones() {
     let mut sessions = Sessions::new(3);
     let add = |sessions: &mut Sessions, id| {
-        let outcome = sessions.open(id, 1, TICKET, asker(), |_| true);
+        let outcome = sessions.open(id, 1, TICKET, asker(), |_| true, |_, _| {});
         if let Outcome::Cut { index, .. } = outcome {
             drain_any(sessions, index);
             return true;
@@ -287,9 +289,52 @@ fn the_table_gives_ended_sessions_up_first_then_unused_ones() {
     // Nor does one with grants left.
     let five = sessions.by_id[&5];
     sessions.disconnected(five, connection(5));
-    let refused = sessions.open(8, 1, TICKET, asker(), |index| index != five);
+    let refused = sessions.open(8, 1, TICKET, asker(), |index| index != five, |_, _| {});
     let full = Acknowledgement::Ready { session: 8, epoch: 1, status: Status::AGAIN };
     assert_eq!(refused, Outcome::Answer(full));
+}
+
+#[test]
+fn what_is_owed_for_a_session_is_one_answer_of_each_kind_per_channel() {
+    let mut sessions = prepare(Is::Draining);
+    let mut told = Vec::new();
+    for epoch in 6..1000 {
+        let overtaken = |to, answer| told.push((to, answer));
+        let outcome = sessions.open(ID, epoch, TICKET, asker(), |_| true, overtaken);
+        assert!(matches!(outcome, Outcome::Cut { .. }));
+        // As its host comes and goes; and asked again, by a metadata server that lost the answer.
+        sessions.close(ID, epoch - 1, asker());
+        open(&mut sessions, epoch);
+        let owed = &sessions.table.get(0).unwrap().owed;
+        assert_eq!(owed.len(), 2, "{owed:?}");
+    }
+    let overtaken: Vec<_> =
+        (5..999).map(|epoch| (asker(), ready(epoch, Status::STALE_EPOCH))).collect();
+    assert_eq!(told, overtaken, "each once, when it was overtaken");
+    // A close of a lower epoch is contained in what is owed.
+    sessions.close(ID, 7, asker());
+    assert_eq!(drain(&mut sessions, 0), [closed(998), ready(999, Status::OK)]);
+}
+
+#[test]
+fn answers_follow_a_channel_to_its_new_connection_and_leave_others_alone() {
+    let mut sessions = prepare(Is::Draining);
+    let reconnected = Asker { channel: 0, connection: connection(901) };
+    let other = Asker { channel: 1, connection: connection(902) };
+    sessions.close(ID, 4, asker());
+    for from in [reconnected, other] {
+        sessions.open(ID, 5, TICKET, from, |_| true, |_, _| panic!("nothing is overtaken"));
+        sessions.close(ID, 3, from);
+    }
+    let mut told = Vec::new();
+    sessions.drained(0, |to, answer| told.push((to, answer)));
+    let expected = [
+        (reconnected, ready(5, Status::OK)),
+        (reconnected, closed(3)),
+        (other, ready(5, Status::OK)),
+        (other, closed(3)),
+    ];
+    assert_eq!(told, expected);
 }
 
 fn drain_any(sessions: &mut Sessions, index: u32) {

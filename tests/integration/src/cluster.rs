@@ -177,7 +177,15 @@ impl Cluster {
     /// # Panics
     /// If it does not run.
     pub fn kill_target(&mut self, index: usize) {
-        self.targets[index].take().expect("the data server runs").kill();
+        self.kill_target_and(index, || ());
+    }
+
+    /// Kills a data server, and runs `meanwhile` before waiting until it is gone.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill_target_and(&mut self, index: usize, meanwhile: impl FnOnce()) {
+        self.targets[index].take().expect("the data server runs").kill_and(meanwhile);
     }
 
     /// Whether all servers run.

@@ -135,9 +135,18 @@ impl Server {
     ///
     /// # Panics
     /// If it had ended before: the test is about a server that runs.
-    pub fn kill(mut self) {
+    pub fn kill(self) {
+        self.kill_and(|| ());
+    }
+
+    /// Kills the server, and runs `meanwhile` before waiting until it is gone.
+    ///
+    /// # Panics
+    /// As [`Server::kill`].
+    pub fn kill_and(mut self, meanwhile: impl FnOnce()) {
         assert!(self.is_running(), "{} ended before it was killed", self.name);
         self.child.kill().expect("the process is our child");
+        meanwhile();
         self.child.wait().expect("the process is our child");
         self.drain();
     }

@@ -378,33 +378,6 @@ fn cancelled_requests_end_and_say_how() {
 }
 
 #[test]
-fn grants_are_bounded_and_requests_queue() {
-    let mut world = World::new(1, 1, 4096);
-    world.cores[0].config.grants_max = 4;
-    world.cores[0].parts_max = 4;
-    let file = world.create(ROOT, "f").unwrap();
-    let data = pattern(1, 10 * BLOCK);
-    world.write(file, 0, &data, 0).unwrap();
-    let reads: Vec<_> = (0..10u16)
-        .map(|slot| {
-            let offset = u64::from(slot) * BLOCK as u64;
-            let read = world.read_message(file, offset, BLOCK, slot, 0);
-            world.send_read(&read);
-            read
-        })
-        .collect();
-    assert_eq!(world.pending.len(), 4);
-    world.execute(2);
-    assert_eq!(world.pending.len(), 4);
-    world.run();
-    for (index, read) in reads.iter().enumerate() {
-        let expected = data[index * BLOCK..(index + 1) * BLOCK].to_vec();
-        assert_eq!(world.read_result(&read.header).unwrap().0, expected);
-    }
-    assert!(world.cores[0].is_quiet());
-}
-
-#[test]
 fn a_lost_generation_reads_as_an_error_until_it_is_overwritten() {
     let mut world = World::new(1, 1, 1024);
     let file = world.create(ROOT, "f").unwrap();
@@ -420,6 +393,44 @@ fn a_lost_generation_reads_as_an_error_until_it_is_overwritten() {
     assert_eq!(world.write(file, 10, b"edge", 0).unwrap_err(), Status::IO);
     world.write(file, 0, &pattern(2, 2 * BLOCK), 0).unwrap();
     assert_eq!(world.read(file, 0, 2 * BLOCK).0, pattern(2, 2 * BLOCK));
+    world.check();
+    world.check_replay();
+}
+
+/// One data server confirms its part of a write, and loses it before the other confirms its own.
+#[test]
+fn a_write_whose_part_was_lost_meanwhile_is_not_committed() {
+    let mut world = World::new(1, 2, 1024);
+    let file = world.create(ROOT, "f").unwrap();
+    let data = pattern(1, 8 * BLOCK);
+    let mut write = world.write_message(file, 0, &data, 3, 0);
+    world.send_write(&write);
+    let lossy = world.servers[0].id;
+    let first = world.pending.iter().position(|pending| pending.target == lossy).unwrap();
+    world.execute(first);
+    let stalled: Vec<_> = world.pending.drain(..).collect();
+    assert_eq!(stalled.len(), 1);
+    assert_ne!(stalled[0].target, lossy);
+    world.down(0, 0);
+    world.servers[0].stores[0].info.generation = U32::new(2);
+    world.servers[0].stores[0].bytes.fill(0);
+    let (uuid, info, now) = (world.servers[0].uuid, world.servers[0].stores[0].info, world.now());
+    world.cores[0].enroll(now, uuid, &[info], &mut world.sinks[0]);
+    world.up(0, 0);
+    assert!(world.answers.is_empty(), "a grant is still out");
+    let records = world.sinks[0].log.len();
+    world.transfer(&stalled[0]);
+    world.notice(&stalled[0], Status::OK);
+    assert_eq!(world.take(&write.header).unwrap().status(), Status::RETRY);
+    assert_eq!(world.sinks[0].log.len(), records, "nothing is committed");
+    assert_eq!(world.stat(file).unwrap().size.get(), 0);
+    assert_eq!(world.cores[0].space().blocks_used, 0);
+    world.check();
+    assert!(world.cores[0].is_quiet());
+    write.header.attempt = U32::new(2);
+    world.send_write(&write);
+    assert_eq!(world.wait(&write.header).status(), Status::OK);
+    assert_eq!(world.read(file, 0, data.len()), (data, true));
     world.check();
     world.check_replay();
 }

@@ -19,7 +19,12 @@ pub(super) fn spell(packet: &[u8]) -> String {
         Ok(frame) => spell_frame(&frame),
         Err(error) => error.to_string(),
     });
-    frames.collect::<Vec<_>>().join("; ").replace("U16(", "(").replace("U32(", "(").replace("U64(", "(")
+    frames
+        .collect::<Vec<_>>()
+        .join("; ")
+        .replace("U16(", "(")
+        .replace("U32(", "(")
+        .replace("U64(", "(")
 }
 
 fn spell_frame(frame: &Frame<'_>) -> String {
@@ -35,10 +40,43 @@ fn spell_frame(frame: &Frame<'_>) -> String {
         };
     }
     spelled!(
-        Hello, Refusal, HostHello, HostWelcome, NameRequest, InodeRequest, SetAttributes, Read,
-        Write, ConnectTarget, StatFs, Stats, Register, Unregister, Cancel, EntryReply,
-        DirectoryReply, IoReply, TargetReply, StatFsReply, StatsReply, TargetHello, TargetWelcome,
-        Drain, Drained, SessionOpen, SessionReady, SessionClose, SessionClosed, Grant, Notice,
-        Retired, Revoke, TargetStats, TargetStatsReply, DataHello, DataWelcome, Arrival,
+        Hello,
+        Refusal,
+        HostHello,
+        HostWelcome,
+        NameRequest,
+        InodeRequest,
+        SetAttributes,
+        Read,
+        Write,
+        ConnectTarget,
+        StatFs,
+        Stats,
+        Register,
+        Unregister,
+        Cancel,
+        EntryReply,
+        DirectoryReply,
+        IoReply,
+        TargetReply,
+        StatFsReply,
+        StatsReply,
+        TargetHello,
+        TargetWelcome,
+        Drain,
+        Drained,
+        SessionOpen,
+        SessionReady,
+        SessionClose,
+        SessionClosed,
+        Grant,
+        Notice,
+        Retired,
+        Revoke,
+        TargetStats,
+        TargetStatsReply,
+        DataHello,
+        DataWelcome,
+        Arrival,
     )
 }

@@ -363,7 +363,10 @@ impl State {
             }
             (Notice::Deregistered(_, key), _) => {
                 end.regions.remove(&key);
-                self.endpoints[endpoint].free_keys.push(key);
+                // Where nothing else keeps a late peer out, its key has to go on failing.
+                if !self.is_shm() {
+                    self.endpoints[endpoint].free_keys.push(key);
+                }
                 events.push(Event::Deregistered { connection, key: Key(key) });
             }
             (Notice::Ending(_, reason), _) => self.finish_end(endpoint, port, reason, events),

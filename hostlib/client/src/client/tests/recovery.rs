@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use gannet_fabric::ConnectionId;
 use gannet_proto::operations::{IoReply, Read};
 use gannet_proto::{Handle, Status};
 use zerocopy::little_endian::U64;
 
+use super::super::Role;
 use super::peer::{Asked, Cluster, META, file, header_of, options};
 use crate::error::ErrorKind;
 use crate::operation::{Operation, Outcome, Ownership};
@@ -600,4 +602,20 @@ fn replaced_regions_are_taken_back_everywhere() {
     assert_eq!(forgotten, regions[1..3], "reactors are told, the arena's own region stays");
     assert_eq!(cluster.fabric.world().deregistered.len(), 2, "the arena's own region stays");
     assert_eq!(cluster.fabric.world().registered.len(), 2);
+}
+
+#[test]
+fn a_position_that_is_given_on_does_not_hide_the_end_of_the_connection_before() {
+    let mut cluster = Cluster::new();
+    let client = &mut cluster.client;
+    let at = |generation| ConnectionId { index: 40, generation };
+    client.set_role(at(1), Role::Channel(0));
+    client.set_role(at(2), Role::Target(3));
+    assert_eq!(client.role(at(1)), Role::Channel(0), "its end is still to be told");
+    assert_eq!(client.role(at(2)), Role::Target(3));
+    client.set_role(at(1), Role::None);
+    assert_eq!((client.role(at(1)), client.role(at(2))), (Role::None, Role::Target(3)));
+    client.set_role(at(2), Role::None);
+    client.set_role(at(3), Role::Channel(1));
+    assert_eq!((client.role(at(2)), client.role(at(3))), (Role::None, Role::Channel(1)));
 }
