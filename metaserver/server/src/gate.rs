@@ -90,8 +90,13 @@ impl Gate {
         if let Destination::Target(target) = waiting.destination {
             self.targets[target.0 as usize] -= 1;
         }
+        // By slices: byte by byte this was a fifth of all instructions of a small write.
+        let (front, back) = self.frames.as_slices();
+        let in_front = waiting.frame_bytes.min(front.len());
         self.scratch.clear();
-        self.scratch.extend(self.frames.drain(..waiting.frame_bytes));
+        self.scratch.extend_from_slice(&front[..in_front]);
+        self.scratch.extend_from_slice(&back[..waiting.frame_bytes - in_front]);
+        self.frames.drain(..waiting.frame_bytes);
         Some((waiting.destination, &self.scratch))
     }
 }

@@ -239,7 +239,10 @@ pub struct MessageRef {
 #[derive(Debug, Default)]
 pub struct Events {
     list: std::collections::VecDeque<Event>,
+    /// Message bytes; what lies behind `used` is left from earlier batches, so that it need not be
+    /// zeroed before it is filled.
     bytes: Vec<u8>,
+    used: usize,
 }
 
 impl Events {
@@ -248,7 +251,8 @@ impl Events {
     pub fn with_capacity(events: usize, bytes: usize) -> Events {
         Events {
             list: std::collections::VecDeque::with_capacity(events),
-            bytes: Vec::with_capacity(bytes),
+            bytes: vec![0; bytes],
+            used: 0,
         }
     }
 
@@ -257,16 +261,19 @@ impl Events {
         self.list.push_back(event);
     }
 
-    /// For providers: appends a message of `len_bytes` that `fill` writes.
+    /// For providers: appends a message of `len_bytes` that `fill` writes, all of it.
     pub fn push_message(
         &mut self,
         connection: ConnectionId,
         len_bytes: usize,
         fill: impl FnOnce(&mut [u8]),
     ) {
-        let start = self.bytes.len();
-        self.bytes.resize(start + len_bytes, 0);
-        fill(&mut self.bytes[start..]);
+        let start = self.used;
+        self.used += len_bytes;
+        if self.bytes.len() < self.used {
+            self.bytes.resize(self.used, 0);
+        }
+        fill(&mut self.bytes[start..self.used]);
         let bytes = MessageRef { start: start as u32, len: len_bytes as u32 };
         self.list.push_back(Event::Message { connection, bytes });
     }
@@ -297,7 +304,7 @@ impl Events {
     /// Forgets all events and messages, keeping the memory.
     pub fn clear(&mut self) {
         self.list.clear();
-        self.bytes.clear();
+        self.used = 0;
     }
 }
 
