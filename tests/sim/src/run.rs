@@ -236,6 +236,7 @@ impl Run {
             faults.partition,
             faults.stall,
             faults.target_stall,
+            faults.channel_breaks,
         ];
         let total: u64 = weights.iter().sum();
         if total == 0 {
@@ -287,9 +288,17 @@ impl Run {
                 let process = self.random.index(1 + targets + hosts);
                 self.cluster.stall(process, lasting);
             }
-            _ => {
+            8 => {
                 let target = self.random.index(targets);
                 self.cluster.stall(1 + target, lasting);
+            }
+            _ => {
+                let (servers, hosts) = self.cluster.channel_ends();
+                if !servers.is_empty() && !hosts.is_empty() {
+                    let server = &servers[self.random.index(servers.len())];
+                    let host = &hosts[self.random.index(hosts.len())];
+                    self.cluster.network.break_between(host, server);
+                }
             }
         }
     }

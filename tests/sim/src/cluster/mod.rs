@@ -388,6 +388,14 @@ impl Cluster {
         metaserver.chain(targets).chain(hosts.flat_map(|host| &host.endpoints)).cloned().collect()
     }
 
+    /// The end points of the metadata server's reactors, and of the hosts.
+    #[must_use]
+    pub fn channel_ends(&self) -> (Vec<Endpoint>, Vec<Endpoint>) {
+        let servers = self.metaserver.iter().flat_map(|process| &process.endpoints);
+        let hosts = self.hosts.iter().filter_map(|place| place.process.as_ref());
+        (servers.cloned().collect(), hosts.flat_map(|host| &host.endpoints).cloned().collect())
+    }
+
     /// Makes a process stand still: by number, the metadata server first, then data servers, then
     /// hosts.
     pub fn stall(&mut self, process: usize, how_long: Duration) {

@@ -47,6 +47,8 @@ pub struct Faults {
     pub host_crash: u64,
     /// Weight of the break of all connections between two processes.
     pub breaks: u64,
+    /// Weight of the break of a host's channel to the metadata server, beside the former.
+    pub channel_breaks: u64,
     /// Weight of a partition between two processes, in one or both directions.
     pub partition: u64,
     /// Weight of a standstill of a process.
@@ -121,6 +123,7 @@ impl Faults {
             target_power: 0,
             host_crash: 0,
             breaks: 0,
+            channel_breaks: 0,
             partition: 0,
             stall: 0,
             target_stall: 0,
@@ -200,6 +203,7 @@ impl Shape {
             target_power: draw(3) * survives,
             host_crash: draw(2),
             breaks: draw(4),
+            channel_breaks: draw(2),
             partition: draw(4),
             stall: draw(3),
             target_stall: draw(3),

@@ -75,12 +75,19 @@ fn old_bytes_are_found() {
 
 #[test]
 fn a_torn_read_is_found() {
-    let mut script = Script::new();
-    let (one, two) = (script.begin_write(0, 100), script.begin_write(0, 100));
-    script.read(0, &[(one.number, 50), (two.number, 50)], true);
-    script.0.end(one, Outcome::Done);
-    script.0.end(two, Outcome::Done);
-    assert!(script.verdict().unwrap_err().contains("one after the other"));
+    for is_cut_elsewhere in [false, true] {
+        let mut script = Script::new();
+        if is_cut_elsewhere {
+            script.write(50, 60);
+        }
+        let (one, two) = (script.begin_write(0, 100), script.begin_write(0, 100));
+        script.read(0, &[(one.number, 50), (two.number, 50)], true);
+        script.0.end(one, Outcome::Done);
+        script.0.end(two, Outcome::Done);
+        let text = if is_cut_elsewhere { "one after the other" } else { "no write put there" };
+        let verdict = script.verdict().unwrap_err();
+        assert!(verdict.contains(text), "{verdict}");
+    }
 }
 
 #[test]
