@@ -252,6 +252,12 @@ impl Cluster {
         file
     }
 
+    /// Lets the fabrics note nothing from now on.
+    pub fn pause_notes(&self) {
+        let all = self.metaserver_notes.iter().chain(&self.target_notes);
+        all.chain([&self.client_notes]).for_each(Notes::pause);
+    }
+
     /// Forgets what was noted at all fabrics so far.
     pub fn forget_notes(&self) {
         let all = self.metaserver_notes.iter().chain(&self.target_notes);

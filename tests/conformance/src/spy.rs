@@ -1,6 +1,6 @@
 //! A fabric that notes what its user posts and receives, for tests that look at the channels.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,13 +44,21 @@ pub enum Noted {
 
 /// What was noted so far; shared between the fabric and the test.
 #[derive(Clone, Debug, Default)]
-pub struct Notes(Rc<RefCell<Vec<Noted>>>);
+pub struct Notes {
+    list: Rc<RefCell<Vec<Noted>>>,
+    paused: Rc<Cell<bool>>,
+}
 
 impl Notes {
     /// Takes everything noted since the last call.
     #[must_use]
     pub fn take(&self) -> Vec<Noted> {
-        std::mem::take(&mut self.0.borrow_mut())
+        std::mem::take(&mut self.list.borrow_mut())
+    }
+
+    /// Notes nothing from now on, so that the fabric does no more than the one it wraps.
+    pub fn pause(&self) {
+        self.paused.set(true);
     }
 
     /// Kinds of all frames in `noted` that were sent (`true`) or received.
@@ -68,7 +76,9 @@ impl Notes {
     }
 
     fn add(&self, note: Noted) {
-        self.0.borrow_mut().push(note);
+        if !self.paused.get() {
+            self.list.borrow_mut().push(note);
+        }
     }
 }
 
@@ -124,7 +134,9 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
 
     fn send(&mut self, connection: ConnectionId, message: &[u8]) -> Result<(), PostError> {
         self.inner.send(connection, message)?;
-        self.notes.add(Noted::Sent { connection, packet: message.to_vec() });
+        if !self.notes.paused.get() {
+            self.notes.add(Noted::Sent { connection, packet: message.to_vec() });
+        }
         Ok(())
     }
 
@@ -159,6 +171,9 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
     }
 
     fn poll(&mut self, now: Time, events: &mut Events) {
+        if self.notes.paused.get() {
+            return self.inner.poll(now, events);
+        }
         self.inner.poll(now, &mut self.batch);
         while let Some(event) = self.batch.pop() {
             match event {
