@@ -270,6 +270,9 @@ impl Run {
             }
             5 | 6 => {
                 let endpoints = self.cluster.endpoints();
+                if endpoints.is_empty() {
+                    return;
+                }
                 let mut pick = || endpoints[self.random.index(endpoints.len())].clone();
                 let (one, other) = (pick(), pick());
                 if choice == 5 {

@@ -24,6 +24,12 @@ fn smoke(seed: u64, lines: usize) -> Result<Report, Box<Failure>> {
     run(seed, lines, Shape::drawn)
 }
 
+fn panicked(seed: u64) -> Failure {
+    let violations = vec!["a role panicked".to_owned()];
+    let (shape, state, steps) = (String::new(), String::new(), String::new());
+    Failure { seed, violations, shape, state, steps }
+}
+
 #[test]
 fn clusters_of_all_shapes_keep_their_promises() {
     if let Some(seed) = number("GANNET_SIM_SEED") {
@@ -47,7 +53,9 @@ fn clusters_of_all_shapes_keep_their_promises() {
                     if seed >= first + seeds {
                         break;
                     }
-                    match smoke(seed, 0) {
+                    // A role that panics fails its seed, not the search.
+                    let ran = std::panic::catch_unwind(|| smoke(seed, 0));
+                    match ran.unwrap_or_else(|_| Err(Box::new(panicked(seed)))) {
                         Ok(report) => {
                             let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                             totals.0 += report.faults;
