@@ -15,7 +15,7 @@ use gannet_disk::Disk;
 use gannet_disk::ram::RamDisk;
 use gannet_fabric::{
     Access, Address, Capabilities, ConnectionId, Event, Events, Fabric, FabricError, Key,
-    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer,
+    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer, WindowError,
 };
 use gannet_proto::control::{Grant, SessionOpen, StoreInfo, TargetWelcome, grant_operation};
 use gannet_proto::data::DataHello;
@@ -50,7 +50,11 @@ struct NullFabric {
 
 impl Fabric for NullFabric {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { maps_remote_memory: true, disconnect_revokes_access: false }
+        Capabilities {
+            maps_remote_memory: true,
+            disconnect_revokes_access: false,
+            memory_windows: false,
+        }
     }
 
     fn listen(&mut self, _at: &Address) -> Result<(), FabricError> {
@@ -70,6 +74,10 @@ impl Fabric for NullFabric {
         None
     }
 
+    fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        Ok(())
+    }
+
     fn register(
         &mut self,
         _connection: ConnectionId,
@@ -77,6 +85,17 @@ impl Fabric for NullFabric {
         _access: Access,
     ) -> Result<Registration, FabricError> {
         Err(FabricError::NotConnected)
+    }
+
+    fn open_window(
+        &mut self,
+        _connection: ConnectionId,
+        _base: Key,
+        _offset: u64,
+        _len_bytes: u64,
+        _access: Access,
+    ) -> Result<Registration, WindowError> {
+        Err(WindowError::Unsupported)
     }
 
     fn deregister(&mut self, _connection: ConnectionId, _key: Key) {}

@@ -1,6 +1,7 @@
 //! Addresses of fabric end points, written as URIs.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,16 +13,25 @@ const UNIX_PATH_BYTES_MAX: usize = 107;
 pub enum Address {
     /// `shm:///path/of/socket`: processes on one machine, set up over a unix socket.
     Shm(PathBuf),
+    /// `rdma://host:port`: over RDMA devices, set up by the RDMA connection manager.
+    Rdma {
+        /// An IP address, or a name that has one.
+        host: String,
+        /// Port of the connection manager's TCP port space; 0 lets a listener take any.
+        port: u16,
+    },
 }
 
 /// A text that is no usable address; the message names the part and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Not of the form `scheme://...`.
-    #[error("address {0:?} has no scheme: write it as shm:///absolute/path/of/socket")]
+    #[error(
+        "address {0:?} has no scheme: write it as shm:///absolute/path/of/socket or rdma://host:port"
+    )]
     NoScheme(String),
     /// A scheme that this build does not know.
-    #[error("address {text:?} has the unknown scheme {scheme:?}: this build knows shm")]
+    #[error("address {text:?} has the unknown scheme {scheme:?}: Gannet knows shm and rdma")]
     UnknownScheme {
         /// The whole text.
         text: String,
@@ -41,6 +51,11 @@ pub enum AddressError {
         /// The path's length.
         len_bytes: usize,
     },
+    /// `rdma://` without a host and a port from 0 to 65535.
+    #[error(
+        "address {0:?} needs a host and a port: rdma://192.168.1.10:7470 or rdma://[fd00::10]:7470"
+    )]
+    NoHostAndPort(String),
     /// A NUL byte in the path.
     #[error("address {0:?} has a NUL byte")]
     Nul(String),
@@ -66,6 +81,27 @@ impl Address {
         }
         Ok(Address::Shm(path.to_path_buf()))
     }
+
+    /// An address of the verbs fabric, from `host:port`; an IPv6 address stands in brackets.
+    ///
+    /// # Errors
+    /// `NoHostAndPort`.
+    pub fn rdma(authority: &str) -> Result<Address, AddressError> {
+        let wrong = || AddressError::NoHostAndPort(format!("rdma://{authority}"));
+        let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => inner,
+            Some(_) => return Err(wrong()),
+            None => host,
+        };
+        let strange = |c: char| !(c.is_ascii_alphanumeric() || "-._%".contains(c));
+        let is_name = bare == host && !host.is_empty() && !host.contains(strange);
+        if bare != host || is_name {
+            return Ok(Address::Rdma { host: bare.to_owned(), port });
+        }
+        Err(wrong())
+    }
 }
 
 impl FromStr for Address {
@@ -77,6 +113,7 @@ impl FromStr for Address {
         };
         match scheme {
             "shm" => Address::shm(rest),
+            "rdma" => Address::rdma(rest),
             _ => Err(AddressError::UnknownScheme {
                 text: text.to_owned(),
                 scheme: scheme.to_owned(),
@@ -89,6 +126,10 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Shm(path) => write!(f, "shm://{}", path.display()),
+            Address::Rdma { host, port } if host.contains(':') => {
+                write!(f, "rdma://[{host}]:{port}")
+            }
+            Address::Rdma { host, port } => write!(f, "rdma://{host}:{port}"),
         }
     }
 }
@@ -100,8 +141,14 @@ mod tests {
 
     #[test]
     fn addresses_survive_a_round_trip() {
-        let text = "shm:///run/gannet/meta.sock";
-        assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        for text in [
+            "shm:///run/gannet/meta.sock",
+            "rdma://192.168.1.10:7470",
+            "rdma://[fd00::10]:7470",
+            "rdma://storage-1.example:0",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
     }
 
     #[test]
@@ -110,7 +157,13 @@ mod tests {
         for (text, hint) in [
             ("/run/gannet.sock", "no scheme"),
             ("", "no scheme"),
-            ("rdma://host:1", "unknown scheme \"rdma\""),
+            ("nvme://host:1", "unknown scheme \"nvme\""),
+            ("rdma://host", "a host and a port"),
+            ("rdma://:7470", "a host and a port"),
+            ("rdma://host:65536", "a host and a port"),
+            ("rdma://fd00::10:7470", "a host and a port"),
+            ("rdma://[host]:7470", "a host and a port"),
+            ("rdma://a host:7470", "a host and a port"),
             ("shm://relative/path", "absolute path"),
             ("shm://", "absolute path"),
             (long.as_str(), "at most 107"),

@@ -8,9 +8,12 @@ use gannet_runtime::memory::{Mapping, Slice};
 use gannet_runtime::time::Time;
 
 use crate::shm::{ShmFabric, ShmOptions};
+#[cfg(feature = "verbs")]
+use crate::verbs::VerbsFabric;
+use crate::verbs::VerbsOptions;
 use crate::{
     Access, Address, Capabilities, ConnectionId, Events, Fabric, FabricError, Key, PeerIdentity,
-    PostError, Refused, Registration, RemoteSlice, Transfer,
+    PostError, Refused, Registration, RemoteSlice, Transfer, WindowError,
 };
 
 /// Settings of a provider; choosing the variant chooses the provider.
@@ -18,6 +21,8 @@ use crate::{
 pub enum FabricOptions {
     /// Processes on one machine.
     Shm(ShmOptions),
+    /// RDMA devices.
+    Verbs(VerbsOptions),
 }
 
 impl FabricOptions {
@@ -26,6 +31,7 @@ impl FabricOptions {
     pub fn for_address(address: &Address) -> FabricOptions {
         match address {
             Address::Shm(_) => FabricOptions::Shm(ShmOptions::default()),
+            Address::Rdma { .. } => FabricOptions::Verbs(VerbsOptions::default()),
         }
     }
 }
@@ -35,6 +41,9 @@ impl FabricOptions {
 pub enum AnyFabric {
     /// Processes on one machine.
     Shm(ShmFabric),
+    /// RDMA devices.
+    #[cfg(feature = "verbs")]
+    Verbs(VerbsFabric),
 }
 
 impl AnyFabric {
@@ -45,6 +54,14 @@ impl AnyFabric {
     pub fn new(options: FabricOptions) -> Result<AnyFabric, FabricError> {
         match options {
             FabricOptions::Shm(options) => Ok(AnyFabric::Shm(ShmFabric::new(options)?)),
+            #[cfg(feature = "verbs")]
+            FabricOptions::Verbs(options) => Ok(AnyFabric::Verbs(VerbsFabric::new(options)?)),
+            #[cfg(not(feature = "verbs"))]
+            FabricOptions::Verbs(_) => Err(FabricError::Missing(
+                "this build has no RDMA: build it with the feature verbs (on by default), which \
+                 needs libibverbs-dev, librdmacm-dev and libclang-dev"
+                    .to_owned(),
+            )),
         }
     }
 }
@@ -54,6 +71,8 @@ macro_rules! each {
     ($any:expr, $fabric:ident => $call:expr) => {
         match $any {
             AnyFabric::Shm($fabric) => $call,
+            #[cfg(feature = "verbs")]
+            AnyFabric::Verbs($fabric) => $call,
         }
     };
 }
@@ -79,6 +98,10 @@ impl Fabric for AnyFabric {
         each!(self, fabric => fabric.peer(connection))
     }
 
+    fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        each!(self, fabric => fabric.prepare(memory))
+    }
+
     fn register(
         &mut self,
         connection: ConnectionId,
@@ -86,6 +109,17 @@ impl Fabric for AnyFabric {
         access: Access,
     ) -> Result<Registration, FabricError> {
         each!(self, fabric => fabric.register(connection, memory, access))
+    }
+
+    fn open_window(
+        &mut self,
+        connection: ConnectionId,
+        base: Key,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
+    ) -> Result<Registration, WindowError> {
+        each!(self, fabric => fabric.open_window(connection, base, offset, len_bytes, access))
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {

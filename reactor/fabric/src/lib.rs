@@ -12,13 +12,16 @@
 //! - every posted read and write completes exactly once, if need be with an error when the
 //!   connection breaks; after [`Event::Disconnected`] of a connection nothing more of it completes;
 //! - a key works on the connection it was registered on only, inside its range and rights only;
-//!   an operation that violates this moves no byte;
+//!   an operation that violates this moves no byte, and ends the connection: whatever was posted
+//!   after it has no effect, so a message posted behind a write arrives only if the write did. (An
+//!   operation of no bytes is not checked.);
 //! - a full queue refuses and nothing is lost.
 
 pub mod address;
 pub mod any;
 pub mod arena;
 pub mod shm;
+pub mod verbs;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -62,6 +65,8 @@ pub struct Access {
 impl Access {
     /// Both directions.
     pub const READ_WRITE: Access = Access { remote_read: true, remote_write: true };
+    /// The peer may do nothing, but windows can be opened on the range ([`Fabric::open_window`]).
+    pub const WINDOWS_ONLY: Access = Access { remote_read: false, remote_write: false };
 }
 
 /// A registered range, as the peer has to name it.
@@ -111,6 +116,23 @@ pub enum PostError {
     TooLong,
 }
 
+/// Why a window was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WindowError {
+    /// Too many windows are open, or the queue has no room; try again after the next poll.
+    #[error("no window is free at present")]
+    Full,
+    /// The connection is not established (any more).
+    #[error("the connection is not established")]
+    NotConnected,
+    /// There is no such registration, or the range leaves it.
+    #[error("the window leaves its registration")]
+    Range,
+    /// The provider has no windows: [`Capabilities::memory_windows`].
+    #[error("the fabric has no memory windows")]
+    Unsupported,
+}
+
 /// A refused transfer, given back.
 #[derive(Debug)]
 pub struct Refused {
@@ -125,7 +147,7 @@ pub struct Refused {
 pub enum TransferStatus {
     /// All bytes moved. For a write: they are placed in the peer's memory.
     Done,
-    /// The key, range or rights were refused; no byte moved.
+    /// The key, range or rights were refused; no byte moved. The connection ends.
     AccessRefused,
     /// The connection broke; how many bytes moved is unknown.
     ConnectionLost,
@@ -152,6 +174,9 @@ pub enum DisconnectReason {
     /// The peer may not connect (other user, not on the list of trusted hosts).
     #[error("the peer is not trusted")]
     NotTrusted,
+    /// A transfer of this side was refused: see [`TransferStatus::AccessRefused`].
+    #[error("the peer's memory protection refused a transfer")]
+    TransferRefused,
 }
 
 /// What is known about a peer without asking it.
@@ -316,6 +341,8 @@ pub struct Capabilities {
     /// Ending a connection takes the peer's access to memory registered on it away at once. Where
     /// it does not, the owner replaces the pages ([`Mapping::replace_pages`]).
     pub disconnect_revokes_access: bool,
+    /// [`Fabric::open_window`] works.
+    pub memory_windows: bool,
 }
 
 /// What can go wrong when a connection, a listener or a registration is set up.
@@ -346,6 +373,21 @@ pub enum FabricError {
     /// The memory cannot be shared over this fabric.
     #[error("the memory cannot be registered: {0}")]
     Memory(&'static str),
+    /// The device needs the memory pinned, and this process may not pin that much.
+    #[error(
+        "{len_bytes} bytes of memory cannot be pinned for the device: the limit of locked memory \
+         (RLIMIT_MEMLOCK) of this process is {limit_bytes} bytes; raise it with `ulimit -l unlimited`, \
+         LimitMEMLOCK=infinity in the unit of a service, or memlock in /etc/security/limits.conf"
+    )]
+    LockedMemory {
+        /// Length of the memory.
+        len_bytes: u64,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
+    /// This build or this machine lacks what the fabric needs; the text names the remedy.
+    #[error("{0}")]
+    Missing(String),
 }
 
 /// An RDMA-like fabric, seen by one reactor.
@@ -373,12 +415,20 @@ pub trait Fabric {
     /// Who is at the other end; `None` when the connection has ended.
     fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity>;
 
-    /// Lets the peer of `connection` reach `memory`. [`Event::Registered`] follows when the peer
-    /// can; the key must not be used before. Ends with the connection.
+    /// Makes memory of this process ready to be the local side of transfers. Providers do it at
+    /// the first transfer otherwise, which then takes long.
     ///
     /// # Errors
-    /// `Memory` when it is not shareable, `Limit` when too many ranges are registered,
-    /// `NotConnected`.
+    /// `LockedMemory` or `System` when the device cannot have it.
+    fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError>;
+
+    /// Lets the peer of `connection` reach `memory`. [`Event::Registered`] follows when the peer
+    /// can; the key must not be used before. Ends with the connection. For the side that connected:
+    /// whoever accepts connections need not be able to.
+    ///
+    /// # Errors
+    /// `Memory` when it is not shareable, `LockedMemory`, `Limit` when too many ranges are
+    /// registered, `NotConnected`.
     fn register(
         &mut self,
         connection: ConnectionId,
@@ -386,8 +436,24 @@ pub trait Fabric {
         access: Access,
     ) -> Result<Registration, FabricError>;
 
-    /// Takes a registration back. [`Event::Deregistered`] (or the connection's end) follows when
-    /// nothing can reach the memory through it and no operation of the peer on it is under way.
+    /// Opens a window: a key of its own for `len_bytes` bytes from `offset` of the registration
+    /// `base`, with rights of its own. [`Event::Registered`] follows when the peer can use it;
+    /// [`Fabric::deregister`] closes it, and so does the end of `base` or of the connection.
+    ///
+    /// # Errors
+    /// `Full`, `NotConnected`, `Range`, `Unsupported`.
+    fn open_window(
+        &mut self,
+        connection: ConnectionId,
+        base: Key,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
+    ) -> Result<Registration, WindowError>;
+
+    /// Takes a registration back, or closes a window. [`Event::Deregistered`] (or the connection's
+    /// end) follows when nothing can reach the memory through it and no operation of the peer on it
+    /// is under way.
     fn deregister(&mut self, connection: ConnectionId, key: Key);
 
     /// Posts a message. The bytes are copied; the message leaves at the next [`Fabric::flush`].

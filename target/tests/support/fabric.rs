@@ -9,7 +9,7 @@ use std::sync::Arc;
 use gannet_fabric::{
     Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
     FabricError, Key, PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer,
-    TransferStatus,
+    TransferStatus, WindowError,
 };
 use gannet_runtime::memory::{Mapping, Memory, Slice};
 use gannet_runtime::time::Time;
@@ -257,7 +257,11 @@ impl World {
 impl Fabric for FakeFabric {
     fn capabilities(&self) -> Capabilities {
         let maps = self.0.borrow().maps;
-        Capabilities { maps_remote_memory: maps, disconnect_revokes_access: !maps }
+        Capabilities {
+            maps_remote_memory: maps,
+            disconnect_revokes_access: !maps,
+            memory_windows: false,
+        }
     }
 
     fn listen(&mut self, _at: &Address) -> Result<(), FabricError> {
@@ -288,6 +292,10 @@ impl Fabric for FakeFabric {
         is_open.then(|| PeerIdentity::Network("peer".to_owned()))
     }
 
+    fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        Ok(())
+    }
+
     fn register(
         &mut self,
         _connection: ConnectionId,
@@ -295,6 +303,17 @@ impl Fabric for FakeFabric {
         _access: Access,
     ) -> Result<Registration, FabricError> {
         Err(FabricError::Memory("a data server registers nothing"))
+    }
+
+    fn open_window(
+        &mut self,
+        _connection: ConnectionId,
+        _base: Key,
+        _offset: u64,
+        _len_bytes: u64,
+        _access: Access,
+    ) -> Result<Registration, WindowError> {
+        Err(WindowError::Unsupported)
     }
 
     fn deregister(&mut self, _connection: ConnectionId, _key: Key) {}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gannet_fabric::{
     Access, Address, Capabilities, ConnectionId, Event, Events, Fabric, FabricError, Key,
-    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer,
+    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer, WindowError,
 };
 use gannet_proto::packet::Frames;
 use gannet_runtime::memory::{Mapping, Slice};
@@ -118,6 +118,10 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
         self.inner.peer(connection)
     }
 
+    fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        self.inner.prepare(memory)
+    }
+
     fn register(
         &mut self,
         connection: ConnectionId,
@@ -126,6 +130,17 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
     ) -> Result<Registration, FabricError> {
         self.notes.add(Noted::Registered(connection));
         self.inner.register(connection, memory, access)
+    }
+
+    fn open_window(
+        &mut self,
+        connection: ConnectionId,
+        base: Key,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
+    ) -> Result<Registration, WindowError> {
+        self.inner.open_window(connection, base, offset, len_bytes, access)
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {

@@ -73,6 +73,7 @@ fn fabric_options(listen: &Address, trusted_uids: &[u32]) -> FabricOptions {
             trusted_uids: trusted_uids.to_vec(),
             ..ShmOptions::default()
         }),
+        Address::Rdma { .. } => FabricOptions::for_address(listen),
     }
 }
 
@@ -82,7 +83,7 @@ fn disk_options() -> UringOptions {
 
 /// Refuses an address whose socket cannot be made, before anything is opened.
 fn check_listen(listen: &Address) -> Result<(), Failure> {
-    let Address::Shm(path) = listen;
+    let Address::Shm(path) = listen else { return Ok(()) };
     let parent = path.parent().unwrap_or(Path::new("/"));
     match std::fs::metadata(parent) {
         Ok(metadata) if metadata.is_dir() => Ok(()),

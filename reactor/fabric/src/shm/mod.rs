@@ -49,7 +49,7 @@ use self::ring::{Received, SendError};
 use crate::{
     Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
     FabricError, Key, LARGE_MESSAGE_BYTES, PeerIdentity, PostError, Refused, Registration,
-    RemoteSlice, Transfer, TransferStatus,
+    RemoteSlice, Transfer, TransferStatus, WindowError,
 };
 
 pub use self::options::{CONNECTIONS_MAX, ShmOptions};
@@ -343,17 +343,29 @@ impl ShmFabric {
 
 impl Fabric for ShmFabric {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { maps_remote_memory: true, disconnect_revokes_access: false }
+        Capabilities {
+            maps_remote_memory: true,
+            disconnect_revokes_access: false,
+            memory_windows: false,
+        }
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
-        let Address::Shm(path) = at;
-        self.listen_at(path)
+        match at {
+            Address::Shm(path) => self.listen_at(path),
+            Address::Rdma { .. } => {
+                Err(FabricError::Address(format!("{at} is not of the shm fabric")))
+            }
+        }
     }
 
     fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
-        let Address::Shm(path) = to;
-        self.connect_to(path)
+        match to {
+            Address::Shm(path) => self.connect_to(path),
+            Address::Rdma { .. } => {
+                Err(FabricError::Address(format!("{to} is not of the shm fabric")))
+            }
+        }
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {
@@ -370,6 +382,10 @@ impl Fabric for ShmFabric {
         let slot = self.slots.get(connection.index as usize)?;
         let found = slot.connection.as_ref().filter(|_| slot.generation == connection.generation);
         found.and_then(|found| found.peer.clone())
+    }
+
+    fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        Ok(())
     }
 
     fn register(
@@ -403,6 +419,17 @@ impl Fabric for ShmFabric {
         found.fault |= found.send_control(control, Some(memory), unsent_max).is_err();
         self.after_control(connection.index);
         Ok(registration)
+    }
+
+    fn open_window(
+        &mut self,
+        _connection: ConnectionId,
+        _base: Key,
+        _offset: u64,
+        _len_bytes: u64,
+        _access: Access,
+    ) -> Result<Registration, WindowError> {
+        Err(WindowError::Unsupported)
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {

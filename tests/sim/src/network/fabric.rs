@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gannet_fabric::{
     Access, Address, Capabilities, ConnectionId, Events, Fabric, FabricError, Key, PeerIdentity,
-    PostError, Refused, Registration, RemoteSlice, Transfer,
+    PostError, Refused, Registration, RemoteSlice, Transfer, WindowError,
 };
 use gannet_runtime::memory::{Mapping, Slice};
 use gannet_runtime::time::Time;
@@ -51,12 +51,16 @@ impl Fabric for SimFabric {
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
-        let Address::Shm(path) = at;
+        let Address::Shm(path) = at else {
+            return Err(FabricError::Address(format!("{at} is not in the simulation")));
+        };
         self.state().borrow_mut().listen(self.endpoint.index, path)
     }
 
     fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
-        let Address::Shm(path) = to;
+        let Address::Shm(path) = to else {
+            return Err(FabricError::Address(format!("{to} is not in the simulation")));
+        };
         self.state().borrow_mut().connect(self.endpoint.index, path)
     }
 
@@ -73,6 +77,10 @@ impl Fabric for SimFabric {
         (state.phase(port) != Phase::Connecting).then(|| state.identity_of_peer(port))
     }
 
+    fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        Ok(())
+    }
+
     fn register(
         &mut self,
         connection: ConnectionId,
@@ -80,6 +88,17 @@ impl Fabric for SimFabric {
         access: Access,
     ) -> Result<Registration, FabricError> {
         self.state().borrow_mut().register(self.endpoint.index, connection, memory, access)
+    }
+
+    fn open_window(
+        &mut self,
+        _connection: ConnectionId,
+        _base: Key,
+        _offset: u64,
+        _len_bytes: u64,
+        _access: Access,
+    ) -> Result<Registration, WindowError> {
+        Err(WindowError::Unsupported)
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {

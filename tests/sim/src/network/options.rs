@@ -24,12 +24,16 @@ impl Model {
     #[must_use]
     pub const fn capabilities(self) -> Capabilities {
         match self {
-            Model::Shm => {
-                Capabilities { maps_remote_memory: true, disconnect_revokes_access: false }
-            }
-            Model::Verbs => {
-                Capabilities { maps_remote_memory: false, disconnect_revokes_access: true }
-            }
+            Model::Shm => Capabilities {
+                maps_remote_memory: true,
+                disconnect_revokes_access: false,
+                memory_windows: false,
+            },
+            Model::Verbs => Capabilities {
+                maps_remote_memory: false,
+                disconnect_revokes_access: true,
+                memory_windows: false,
+            },
         }
     }
 }

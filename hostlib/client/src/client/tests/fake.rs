@@ -9,6 +9,7 @@ use std::sync::Arc;
 use gannet_fabric::{
     Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
     FabricError, Key, PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer,
+    WindowError,
 };
 use gannet_runtime::memory::{Mapping, Slice};
 use gannet_runtime::time::Time;
@@ -52,7 +53,11 @@ pub(super) struct FakeFabric {
 
 impl FakeFabric {
     pub(super) fn new(disconnect_revokes_access: bool) -> FakeFabric {
-        let capabilities = Capabilities { maps_remote_memory: true, disconnect_revokes_access };
+        let capabilities = Capabilities {
+            maps_remote_memory: true,
+            disconnect_revokes_access,
+            memory_windows: false,
+        };
         FakeFabric {
             world: Rc::new(RefCell::new(World {
                 capabilities,
@@ -142,6 +147,10 @@ impl Fabric for FakeFabric {
         None
     }
 
+    fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        Ok(())
+    }
+
     fn register(
         &mut self,
         connection: ConnectionId,
@@ -159,6 +168,17 @@ impl Fabric for FakeFabric {
             world.inbox.push_back(Delivery::Event(event));
         }
         Ok(Registration { address: memory.base().addr() as u64, key })
+    }
+
+    fn open_window(
+        &mut self,
+        _connection: ConnectionId,
+        _base: Key,
+        _offset: u64,
+        _len_bytes: u64,
+        _access: Access,
+    ) -> Result<Registration, WindowError> {
+        Err(WindowError::Unsupported)
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {
