@@ -1,93 +1,53 @@
-//! The verbs provider.
+//! The verbs provider: RDMA devices, through libibverbs and librdmacm.
+//!
+//! A connection is a reliable-connected queue pair that the connection manager ([`cm`]) set up.
+//! Per device a fabric has one completion queue ([`device`]), polled in batches. Sends, writes and
+//! reads are collected per connection and posted as one chain by [`Fabric::flush`]: one doorbell
+//! ([`send`]). Connections that were accepted share a protection domain and a receive queue
+//! ([`receive`]); a connection that this side made has a domain of its own, so what is registered on
+//! it can be reached through it alone.
+//!
+//! The credits of messages are counted by the two ends ([`wire`], [`connection`]), so that a
+//! receive entry is there for every message; where accepted connections together have more credits
+//! than the shared queue has entries, the device holds senders up and nothing is lost.
+//!
+//! **The end of a connection.** When this side ends it, everything posted completes, a goodbye
+//! follows, and the queue pair is put into the error state; when it breaks, that comes at once. From
+//! then on the device lets nobody in. Once the last completion is in, queue pair, windows and
+//! registrations are destroyed, and only then [`Event::Disconnected`] is handed out. A peer that
+//! ends without a goodbye is lost: the kernel destroys the queue pairs of a process that dies.
+//!
+//! One reactor owns a [`VerbsFabric`]. A poll in which nothing happened looks at the completion
+//! queues, which are in memory, and makes no system call but for one every [`SERVICE_IDLE`] (or
+//! [`SERVICE_BUSY`] while a connection is being made or ended). A sleeper waits for one epoll
+//! descriptor that has the channels of completions, of the connection manager and of asynchronous
+//! events, and a timer for the deadlines.
 
 mod options;
 
-pub use self::options::VerbsOptions;
 #[cfg(feature = "verbs")]
-pub use self::skeleton::VerbsFabric;
+mod asynchronous;
+#[cfg(feature = "verbs")]
+mod cm;
+#[cfg(feature = "verbs")]
+mod completions;
+#[cfg(feature = "verbs")]
+mod connection;
+#[cfg(feature = "verbs")]
+mod device;
+#[cfg(feature = "verbs")]
+mod fabric;
+#[cfg(feature = "verbs")]
+mod objects;
+#[cfg(feature = "verbs")]
+mod receive;
+#[cfg(feature = "verbs")]
+mod send;
+#[cfg(feature = "verbs")]
+mod setup;
+#[cfg(feature = "verbs")]
+mod wire;
 
 #[cfg(feature = "verbs")]
-mod skeleton {
-    use crate::*;
-    use std::convert::Infallible;
-    /// Being written.
-    #[derive(Debug)]
-    pub struct VerbsFabric(Infallible);
-    impl VerbsFabric {
-        /// Being written.
-        ///
-        /// # Errors
-        /// Always.
-        pub fn new(_options: super::VerbsOptions) -> Result<VerbsFabric, FabricError> {
-            Err(FabricError::Missing("not yet".into()))
-        }
-    }
-    impl Fabric for VerbsFabric {
-        fn capabilities(&self) -> Capabilities {
-            match self.0 {}
-        }
-        fn listen(&mut self, _: &Address) -> Result<(), FabricError> {
-            match self.0 {}
-        }
-        fn connect(&mut self, _: &Address) -> Result<ConnectionId, FabricError> {
-            match self.0 {}
-        }
-        fn disconnect(&mut self, _: ConnectionId) {
-            match self.0 {}
-        }
-        fn peer(&self, _: ConnectionId) -> Option<PeerIdentity> {
-            match self.0 {}
-        }
-        fn prepare(&mut self, _: &Arc<Mapping>) -> Result<(), FabricError> {
-            match self.0 {}
-        }
-        fn register(
-            &mut self,
-            _: ConnectionId,
-            _: &Arc<Mapping>,
-            _: Access,
-        ) -> Result<Registration, FabricError> {
-            match self.0 {}
-        }
-        fn open_window(
-            &mut self,
-            _: ConnectionId,
-            _: Key,
-            _: u64,
-            _: u64,
-            _: Access,
-        ) -> Result<Registration, WindowError> {
-            match self.0 {}
-        }
-        fn deregister(&mut self, _: ConnectionId, _: Key) {
-            match self.0 {}
-        }
-        fn send(&mut self, _: ConnectionId, _: &[u8]) -> Result<(), PostError> {
-            match self.0 {}
-        }
-        fn write(&mut self, _: ConnectionId, _: Transfer) -> Result<(), Refused> {
-            match self.0 {}
-        }
-        fn read(&mut self, _: ConnectionId, _: Transfer) -> Result<(), Refused> {
-            match self.0 {}
-        }
-        fn map(&mut self, _: ConnectionId, _: RemoteSlice, _: Access) -> Option<Slice> {
-            match self.0 {}
-        }
-        fn flush(&mut self) {
-            match self.0 {}
-        }
-        fn poll(&mut self, _: Time, _: &mut Events) {
-            match self.0 {}
-        }
-        fn arm(&mut self) {
-            match self.0 {}
-        }
-        fn disarm(&mut self) {
-            match self.0 {}
-        }
-        fn wake_descriptors(&self, _: &mut dyn FnMut(BorrowedFd<'_>)) {
-            match self.0 {}
-        }
-    }
-}
+pub use self::fabric::{SERVICE_BUSY, SERVICE_IDLE, VerbsFabric};
+pub use self::options::VerbsOptions;

@@ -1,0 +1,448 @@
+//! One connection: its queue pair, what is outstanding on it, and what its peer may reach.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gannet_runtime::memory::Mapping;
+use gannet_runtime::time::Time;
+use rustc_hash::FxHashMap;
+
+use super::cm::CmId;
+use super::device::LocalMemory;
+use super::objects::{Domain, Exposure, Region, Window};
+use super::receive::Receives;
+use super::send::SendQueue;
+use super::wire::{Class, Greeting, Header, Kind};
+use crate::{
+    Access, DisconnectReason, FabricError, Key, PeerIdentity, PostError, Registration, WindowError,
+};
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Looking for the peer's address, or for a route to it.
+    Resolving,
+    /// The peer was asked.
+    Connecting,
+    /// The peer was told yes.
+    Accepting,
+    Established,
+    /// To be ended by this side once everything posted is complete.
+    Lingering,
+    /// The queue pair is in the error state; its last completions are awaited.
+    Draining(DisconnectReason),
+    /// Over; the event that says so is on its way.
+    Ended,
+}
+
+/// Messages that may be on their way, in both directions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credits {
+    /// What this side lets the peer have on its way, in all.
+    pub(super) granted: Greeting,
+    /// What the peer lets this side have on its way, in all.
+    pub(super) peer_granted: Greeting,
+    /// How many more of each class this side may send.
+    small: u16,
+    large: u16,
+    /// Messages received for which the peer did not get its credit back yet.
+    small_owed: u16,
+    large_owed: u16,
+}
+
+/// A peer broke the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Violation;
+
+impl Credits {
+    pub(super) fn new(granted: Greeting) -> Credits {
+        let peer_granted = Greeting { small_credits: 0, large_credits: 0 };
+        Credits { granted, peer_granted, small: 0, large: 0, small_owed: 0, large_owed: 0 }
+    }
+
+    /// The peer said what it grants.
+    pub(super) fn begin(&mut self, peer: Greeting) {
+        self.peer_granted = peer;
+        (self.small, self.large) = (peer.small_credits, peer.large_credits);
+    }
+
+    #[inline]
+    pub(super) fn has(&self, class: Class) -> bool {
+        match class {
+            Class::Small => self.small > 0,
+            Class::Large => self.large > 0,
+        }
+    }
+
+    /// The header of the next frame, which takes a credit if it is a message.
+    #[inline]
+    pub(super) fn header(&mut self, kind: Kind) -> Header {
+        match kind {
+            Kind::Message(Class::Small) => self.small -= 1,
+            Kind::Message(Class::Large) => self.large -= 1,
+            Kind::Credits | Kind::Goodbye => {}
+        }
+        let small_returned = std::mem::take(&mut self.small_owed);
+        let large_returned = std::mem::take(&mut self.large_owed);
+        Header { kind, small_returned, large_returned }
+    }
+
+    /// A frame arrived. More credits than were granted, or a message without one, is a violation.
+    #[inline]
+    pub(super) fn received(&mut self, header: Header) -> Result<(), Violation> {
+        let add = |have: &mut u16, more: u16, max: u16| {
+            *have = have.checked_add(more).filter(|sum| *sum <= max).ok_or(Violation)?;
+            Ok(())
+        };
+        add(&mut self.small, header.small_returned, self.peer_granted.small_credits)?;
+        add(&mut self.large, header.large_returned, self.peer_granted.large_credits)?;
+        match header.kind {
+            Kind::Message(Class::Small) => {
+                add(&mut self.small_owed, 1, self.granted.small_credits)
+            }
+            Kind::Message(Class::Large) => {
+                add(&mut self.large_owed, 1, self.granted.large_credits)
+            }
+            Kind::Credits | Kind::Goodbye => Ok(()),
+        }
+    }
+
+    /// Whether so much is owed that it should be returned even without a message to send.
+    #[inline]
+    pub(super) fn should_return(&self) -> bool {
+        let half = |owed: u16, granted: u16| owed > 0 && owed >= granted.div_ceil(2);
+        half(self.small_owed, self.granted.small_credits)
+            || half(self.large_owed, self.granted.large_credits)
+    }
+}
+
+/// Frames that take no credit and that a peer may have on its way at a time: three times credits,
+/// since half of a class has to be used up for each, and the goodbye.
+pub(super) const FRAMES_WITHOUT_CREDIT: u32 = 6;
+
+/// A window that is open, or about to be opened or closed.
+#[derive(Debug)]
+struct OpenWindow {
+    window: Window,
+    base: u32,
+    closing: bool,
+}
+
+/// Memory that the peer may reach.
+#[derive(Debug)]
+struct Registered {
+    region: Region,
+    windows: u32,
+    ending: bool,
+}
+
+/// Everything that exists together with the queue pair.
+#[derive(Debug)]
+pub(super) struct Wiring {
+    pub(super) send: SendQueue,
+    pub(super) credits: Credits,
+    /// Number of the queue pair.
+    pub(super) pair: u32,
+    /// Entries reserved in the completion queue.
+    pub(super) completions: u32,
+    /// Receive entries of its own; otherwise those of the device.
+    pub(super) receives: Option<Receives>,
+    /// A protection domain of its own, at the connecting side.
+    pub(super) own: Option<Own>,
+}
+
+/// What only the connecting side has: keys work on this connection alone, as its protection domain
+/// has no other.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) memory: LocalMemory,
+    domain: Rc<Domain>,
+    windows: FxHashMap<u32, OpenWindow>,
+    free_windows: Vec<Window>,
+    windows_made: usize,
+    /// Windows to be closed as soon as the send queue has room.
+    to_close: VecDeque<u32>,
+    registrations: FxHashMap<u32, Registered>,
+}
+
+impl Own {
+    pub(super) fn new(domain: &Rc<Domain>) -> Own {
+        Own {
+            memory: LocalMemory::new(Rc::clone(domain)),
+            domain: Rc::clone(domain),
+            windows: FxHashMap::default(),
+            free_windows: Vec::new(),
+            windows_made: 0,
+            to_close: VecDeque::new(),
+            registrations: FxHashMap::default(),
+        }
+    }
+
+    /// Registers memory for the peer.
+    pub(super) fn register(
+        &mut self,
+        memory: &Arc<Mapping>,
+        access: Access,
+        registrations_max: usize,
+        windows: bool,
+    ) -> Result<Registration, FabricError> {
+        if self.registrations.len() >= registrations_max {
+            let what = "registrations of one connection";
+            return Err(FabricError::Limit { what, limit: registrations_max });
+        }
+        let exposure = if access == Access::WINDOWS_ONLY && windows {
+            Exposure::Windows
+        } else {
+            Exposure::Remote(access)
+        };
+        let region = Region::new(&self.domain, memory, exposure)?;
+        let (key, address) = (region.remote_key(), memory.base().addr() as u64);
+        self.registrations.insert(key, Registered { region, windows: 0, ending: false });
+        Ok(Registration { address, key: Key(key) })
+    }
+
+    /// Takes a registration or window back. True if it is gone already; otherwise a completion
+    /// tells, or nothing, if there is no such key.
+    pub(super) fn deregister(&mut self, key: u32, send: &mut SendQueue) -> bool {
+        if self.windows.contains_key(&key) {
+            self.close(key, send);
+            return false;
+        }
+        let Some(found) = self.registrations.get_mut(&key) else { return false };
+        if found.ending {
+            return false;
+        }
+        found.ending = true;
+        if found.windows == 0 {
+            self.registrations.remove(&key);
+            return true;
+        }
+        let of_base = |window: &OpenWindow| window.base == key && !window.closing;
+        let open: Vec<u32> =
+            self.windows.iter().filter(|(_, window)| of_base(window)).map(|(key, _)| *key).collect();
+        for key in open {
+            self.close(key, send);
+        }
+        false
+    }
+
+    fn close(&mut self, key: u32, send: &mut SendQueue) {
+        let Some(found) = self.windows.get_mut(&key) else { return };
+        if !found.closing {
+            found.closing = true;
+            self.to_close.push_back(key);
+            self.close_waiting(send);
+        }
+    }
+
+    /// Closes windows that wait for room in the send queue.
+    pub(super) fn close_waiting(&mut self, send: &mut SendQueue) {
+        while send.has_room()
+            && let Some(key) = self.to_close.pop_front()
+        {
+            send.push_invalidate(key);
+        }
+    }
+
+    /// Opens a window.
+    pub(super) fn open_window(
+        &mut self,
+        base: u32,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
+        windows_max: usize,
+        send: &mut SendQueue,
+    ) -> Result<Registration, WindowError> {
+        let found = self.registrations.get_mut(&base).filter(|found| !found.ending);
+        let found = found.ok_or(WindowError::Range)?;
+        let memory = found.region.memory();
+        let end = offset.checked_add(len_bytes).ok_or(WindowError::Range)?;
+        if end > memory.len() as u64 || len_bytes == 0 {
+            return Err(WindowError::Range);
+        }
+        if !send.has_room() {
+            return Err(WindowError::Full);
+        }
+        let mut window = match self.free_windows.pop() {
+            Some(window) => window,
+            None if self.windows_made >= windows_max => return Err(WindowError::Full),
+            None => {
+                let window = Window::new(&self.domain).map_err(|_| WindowError::Full)?;
+                self.windows_made += 1;
+                window
+            }
+        };
+        let key = window.next_key();
+        let address = memory.base().addr() as u64 + offset;
+        send.push_bind(window.as_ptr(), key, &found.region, address, len_bytes, access);
+        found.windows += 1;
+        self.windows.insert(key, OpenWindow { window, base, closing: false });
+        Ok(Registration { address, key: Key(key) })
+    }
+
+    /// A window is closed; the key of its base if that is gone now too.
+    pub(super) fn closed(&mut self, key: u32) -> Option<u32> {
+        let found = self.windows.remove(&key)?;
+        self.free_windows.push(found.window);
+        let base = self.registrations.get_mut(&found.base)?;
+        base.windows -= 1;
+        if base.ending && base.windows == 0 {
+            self.registrations.remove(&found.base);
+            return Some(found.base);
+        }
+        None
+    }
+
+    /// Frees the windows, which have to go before the queue pair that they are bound to.
+    fn free_windows(&mut self) {
+        self.windows.clear();
+        self.free_windows.clear();
+    }
+}
+
+/// A place in the table of connections, taken.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: CmId,
+    pub(super) state: State,
+    /// When the present state has to be over.
+    pub(super) deadline: Option<Time>,
+    pub(super) peer: Option<PeerIdentity>,
+    /// Index of the device, once it is known.
+    pub(super) device: usize,
+    pub(super) wiring: Option<Wiring>,
+    /// The peer said that it ends the connection in order.
+    pub(super) goodbye: bool,
+    /// The send queue waits for a doorbell, and the fabric knows.
+    pub(super) dirty: bool,
+    /// Receive entries of its own wait to be posted, and the fabric knows.
+    pub(super) refill: bool,
+}
+
+impl Connection {
+    pub(super) fn new(id: CmId, state: State, deadline: Time) -> Connection {
+        Connection {
+            id,
+            state,
+            deadline: Some(deadline),
+            peer: None,
+            device: usize::MAX,
+            wiring: None,
+            goodbye: false,
+            dirty: false,
+            refill: false,
+        }
+    }
+
+    /// The wiring, if users may post.
+    #[inline]
+    pub(super) fn usable(&mut self) -> Option<&mut Wiring> {
+        match self.state {
+            State::Established => self.wiring.as_mut(),
+            _ => None,
+        }
+    }
+
+    /// Posts a message if there is a credit, a buffer and a queue entry.
+    #[inline]
+    pub(super) fn send(&mut self, message: &[u8]) -> Result<(), PostError> {
+        let wiring = self.usable().ok_or(PostError::NotConnected)?;
+        let class = Class::of(message.len());
+        let (send, credits) = (&mut wiring.send, &mut wiring.credits);
+        if !credits.has(class) || !send.has_room() || !send.has_buffer(class) {
+            return Err(PostError::Full);
+        }
+        let header = credits.header(Kind::Message(class));
+        send.push_message(header, message);
+        Ok(())
+    }
+
+    /// Rings the doorbell; false if the queue pair does not take it.
+    pub(super) fn post(&mut self) -> bool {
+        let pair = self.id.pair();
+        self.wiring.as_mut().is_none_or(|wiring| wiring.send.post(pair).is_ok())
+    }
+
+    /// Destroys the queue pair and the windows bound to it: when this returns, nothing of it touches
+    /// memory any more.
+    pub(super) fn destroy_pair(&mut self) {
+        if let Some(Wiring { own: Some(own), .. }) = &mut self.wiring {
+            own.free_windows();
+        }
+        self.id.destroy_pair();
+    }
+
+    /// Destroys the queue pair and everything that goes with it.
+    pub(super) fn tear_down(&mut self) {
+        self.destroy_pair();
+        self.wiring = None;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.tear_down();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Credits, Credits) {
+        let (mine, yours) = (
+            Greeting { small_credits: 4, large_credits: 2 },
+            Greeting { small_credits: 6, large_credits: 1 },
+        );
+        let (mut left, mut right) = (Credits::new(mine), Credits::new(yours));
+        left.begin(yours);
+        right.begin(mine);
+        (left, right)
+    }
+
+    #[test]
+    fn credits_are_bounded_and_come_back() {
+        let (mut left, mut right) = pair();
+        let mut sent = 0;
+        for _ in 0..100 {
+            while left.has(Class::Small) {
+                right.received(left.header(Kind::Message(Class::Small))).unwrap();
+                sent += 1;
+            }
+            assert!(left.has(Class::Large), "the other class has credits of its own");
+            assert!(right.should_return());
+            left.received(right.header(Kind::Credits)).unwrap();
+            assert!(!right.should_return());
+        }
+        assert_eq!(sent, 600);
+        // They come back with messages, too.
+        right.received(left.header(Kind::Message(Class::Large))).unwrap();
+        assert!(!left.has(Class::Large));
+        left.received(right.header(Kind::Message(Class::Small))).unwrap();
+        assert!(left.has(Class::Large));
+    }
+
+    #[test]
+    fn a_message_without_a_credit_is_a_violation() {
+        let (_, mut right) = pair();
+        let message = Header {
+            kind: Kind::Message(Class::Large),
+            small_returned: 0,
+            large_returned: 0,
+        };
+        assert_eq!(right.received(message), Ok(()));
+        assert_eq!(right.received(message), Err(Violation));
+    }
+
+    #[test]
+    fn credits_that_were_never_granted_are_a_violation() {
+        for (small_returned, large_returned) in [(1, 0), (0, 1), (u16::MAX, 0)] {
+            let (mut left, _) = pair();
+            let header = Header { kind: Kind::Credits, small_returned, large_returned };
+            assert_eq!(left.received(header), Err(Violation));
+        }
+    }
+}
