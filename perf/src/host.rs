@@ -3,12 +3,14 @@
 use std::io;
 use std::time::Duration;
 
+use gannet_client::waiter::Waiter;
 use gannet_client::{
     Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Ownership, RequestError,
 };
 use gannet_fabric::Fabric;
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
 use gannet_proto::{Handle, Inode, Status};
+use gannet_runtime::idle::IdlePolicy;
 use gannet_runtime::stop::StopFlag;
 use gannet_runtime::time::Time;
 
@@ -30,6 +32,7 @@ const STALL_MAX: Duration = Duration::from_secs(90);
 pub(crate) struct Host<F: Fabric> {
     pub(crate) client: Client<F>,
     pub(crate) completions: Vec<Completion>,
+    waiter: Waiter,
     regions: RegionIds,
     /// When something last happened.
     alive: Time,
@@ -54,20 +57,30 @@ impl<F: Fabric> Host<F> {
     pub(crate) fn new(
         options: ClientOptions,
         fabric: F,
+        idle: IdlePolicy,
         server_stopped: Option<StopFlag>,
-    ) -> Host<F> {
-        Host {
+    ) -> Result<Host<F>, PerfError> {
+        let waiter =
+            Waiter::new(idle).map_err(PerfError::system("making a descriptor to sleep on"))?;
+        Ok(Host {
+            waiter,
             completions: Vec::with_capacity(options.requests_max),
             client: Client::new(options, fabric),
             regions: RegionIds::new(),
             alive: Time::monotonic(),
             server_stopped,
-        }
+        })
     }
 
-    /// Polls the client once. Returns how much happened.
+    /// Polls the client once, and waits a little as its idle policy says if nothing happened.
+    /// Returns how much happened.
     pub(crate) fn poll(&mut self, now: Time) -> Result<usize, PerfError> {
         let work = self.client.poll(now, &mut self.completions);
+        if work > 0 {
+            self.waiter.worked(now);
+        } else if self.client.outstanding() > 0 {
+            self.waiter.idle(&mut self.client, &mut self.completions, now);
+        }
         if work > 0 || self.client.outstanding() == 0 {
             self.alive = now;
         } else if self.server_stopped.as_ref().is_some_and(StopFlag::is_stopped) {
@@ -228,7 +241,6 @@ impl<F: Fabric> Host<F> {
             if let Some(completion) = self.completions.pop() {
                 return Ok(completion.result);
             }
-            std::hint::spin_loop();
         }
     }
 }
@@ -294,5 +306,6 @@ pub(crate) fn client_options(
     let depth_max = options.depths.iter().copied().max().unwrap_or(1).max(SWEEP_DEPTH);
     client.requests_max = depth_max as usize;
     client.complete_by_metaserver = options.complete_by_metaserver;
+    client.protection = options.protection;
     Ok(client)
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use gannet_client::Protection;
 use gannet_fabric::Address;
 use gannet_proto::limits::{FILE_BYTES_MAX, REQUEST_BYTES_MAX};
+use gannet_runtime::idle::IdlePolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PerfError;
@@ -175,6 +177,10 @@ pub struct PerfOptions {
     pub verify: bool,
     /// Let the metadata server complete the reads.
     pub complete_by_metaserver: bool,
+    /// How the client's memory is guarded against the data servers.
+    pub protection: Protection,
+    /// What the measuring thread does while nothing has arrived.
+    pub idle: IdlePolicy,
     /// Measure what the machine itself can do, before and after.
     pub ceilings: bool,
     /// Which blocks are chosen, and what they hold.
@@ -200,6 +206,8 @@ impl PerfOptions {
             warm_up: Duration::from_millis(300),
             verify: false,
             complete_by_metaserver: false,
+            protection: Protection::Region,
+            idle: IdlePolicy::Spin,
             ceilings: true,
             seed: 1,
         }
@@ -260,6 +268,13 @@ impl PerfOptions {
             let reason = format!("client and server would share core {core}; give one another");
             return refuse("core", reason);
         }
+        let over_shm =
+            matches!(self.server, Server::Embedded(_) | Server::Running(Address::Shm(_)));
+        if self.protection == Protection::Window && over_shm {
+            let reason = "shared memory has no memory windows: leave it at region, or measure a \
+                          server at an rdma:// address";
+            return refuse("protection", reason.to_owned());
+        }
         if let Server::Embedded(embedded) = &self.server {
             let (StorePlace::Ram { size_bytes } | StorePlace::File { size_bytes, .. }) =
                 embedded.store;
@@ -305,7 +320,7 @@ mod tests {
     #[test]
     fn each_mistake_names_its_option() {
         type Change = fn(&mut PerfOptions);
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 15] = [
             ("file", |options| options.file = "perf.dat".to_owned()),
             ("file", |options| options.file = "/".to_owned()),
             ("file", |options| options.file = String::new()),
@@ -320,6 +335,7 @@ mod tests {
             ("time", |options| options.time = Duration::ZERO),
             ("core", |options| options.core = options.server_core),
             ("store", |options| options.size_bytes = 512 << 20),
+            ("protection", |options| options.protection = Protection::Window),
         ];
         for (option, change) in cases {
             let mut options = embedded();

@@ -8,7 +8,7 @@ use crate::machine::Machine;
 use crate::options::{LogPlace, PerfOptions, Server, StorePlace, WorkloadKind};
 
 /// Names the form of the document; changes when a reader has to.
-pub const SCHEMA: &str = "gannet-perf/1";
+pub const SCHEMA: &str = "gannet-perf/2";
 
 /// A run's findings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,10 @@ pub struct Settings {
     pub verify: bool,
     /// Who completed the reads: `direct` (the data servers) or `metaserver`.
     pub completion: String,
+    /// How the client's memory was guarded: `region` or `window`.
+    pub protection: String,
+    /// How the measuring thread waited: `spin` or `adaptive`.
+    pub idle: String,
     /// The seed.
     pub seed: u64,
 }
@@ -156,6 +160,8 @@ impl Settings {
             warm_up_ns: nanoseconds(options.warm_up),
             verify: options.verify,
             completion: completion.to_owned(),
+            protection: options.protection.to_string(),
+            idle: options.idle.to_string(),
             seed: options.seed,
         }
     }
@@ -315,7 +321,7 @@ pub(crate) mod tests {
             keys.sort_unstable();
             keys.join(" ")
         };
-        assert_eq!(value["schema"], "gannet-perf/1");
+        assert_eq!(value["schema"], "gannet-perf/2");
         assert_eq!(keys(&value), "build ceilings machine results schema settings warnings");
         assert_eq!(
             keys(&value["machine"]),
@@ -323,7 +329,7 @@ pub(crate) mod tests {
         );
         assert_eq!(
             keys(&value["settings"]),
-            "completion core file log seed server server_core size_bytes store time_ns verify \
+            "completion core file idle log protection seed server server_core size_bytes store time_ns verify \
              warm_up_ns"
         );
         assert_eq!(keys(&value["build"]), "commit debug version");

@@ -124,7 +124,7 @@ fn connect(
 ) -> Result<Host<AnyFabric>, PerfError> {
     let fabric = AnyFabric::new(FabricOptions::for_address(metaserver))?;
     let client = client_options(options, metaserver.clone())?;
-    Ok(Host::new(client, fabric, server_stopped))
+    Host::new(client, fabric, options.idle, server_stopped)
 }
 
 /// Runs a workload at every depth on a file made for it.

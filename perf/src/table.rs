@@ -61,11 +61,12 @@ fn heading(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let core = |core: Option<usize>| core.map_or("any".to_owned(), |core| core.to_string());
     writeln!(
         f,
-        "; client on core {}, server on core {}; file of {}; {} completion",
+        "; client on core {}, server on core {}; file of {}; {} completion, {} protection",
         core(settings.core),
         core(settings.server_core),
         size(settings.size_bytes),
-        settings.completion
+        settings.completion,
+        settings.protection
     )?;
     writeln!(f)
 }

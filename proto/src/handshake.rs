@@ -55,8 +55,15 @@ message! {
     }
 }
 
-/// Features that this build knows; none is defined yet.
-pub const FEATURES_KNOWN: u64 = 0;
+/// Features of [`Hello::features_offered`] and [`Hello::features_required`].
+pub mod features {
+    /// READ and WRITE may name the buffer by memory windows:
+    /// [`crate::operations::io_flags::WINDOWS`].
+    pub const MEMORY_WINDOWS: u64 = 1;
+}
+
+/// Features that this build knows.
+pub const FEATURES_KNOWN: u64 = features::MEMORY_WINDOWS;
 
 impl Hello {
     /// The hello of this build, without credentials.
@@ -70,6 +77,12 @@ impl Hello {
             features_offered: U64::new(FEATURES_KNOWN),
             ..Hello::default()
         }
+    }
+
+    /// The features that both ends know: those in use from now on.
+    #[must_use]
+    pub fn features_in_use(&self) -> u64 {
+        (self.features_offered.get() | self.features_required.get()) & FEATURES_KNOWN
     }
 
     /// Checks a received hello against this build.
@@ -138,8 +151,13 @@ mod tests {
         assert_eq!(newer.check(&[]), Err(Status::VERSION));
         let noise = Hello { magic: U64::new(7), ..Hello::current() };
         assert_eq!(noise.check(&[]), Err(Status::PROTOCOL));
-        let needs = Hello { features_required: U64::new(1), ..Hello::current() };
-        assert_eq!(needs.check(&[]), Err(Status::FEATURE));
+        let needs = |features| Hello { features_required: U64::new(features), ..Hello::current() };
+        assert_eq!(needs(1 << 63).check(&[]), Err(Status::FEATURE));
+        assert_eq!(needs(features::MEMORY_WINDOWS).check(&[]), Ok(()));
+        let newer = Hello { features_offered: U64::new(u64::MAX), ..Hello::current() };
+        assert_eq!(newer.features_in_use(), FEATURES_KNOWN);
+        let plain = Hello { features_offered: U64::ZERO, ..Hello::current() };
+        assert_eq!(plain.features_in_use(), 0);
         let short = Hello { credentials_bytes: U16::new(4), ..Hello::current() };
         assert_eq!(short.check(b"abc"), Err(Status::PROTOCOL));
         let other = Hello { authentication: U16::new(1), ..Hello::current() };

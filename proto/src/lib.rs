@@ -20,6 +20,7 @@ pub mod control;
 pub mod data;
 pub mod handshake;
 pub mod ids;
+mod io;
 pub mod limits;
 pub mod operations;
 pub mod packet;

@@ -3,6 +3,7 @@
 use core::mem::size_of;
 
 use crate::control::Grant;
+use crate::operations::{Window, Write};
 use crate::packet::FrameHeader;
 
 /// Longest packet of the small class, bytes.
@@ -43,8 +44,16 @@ pub const REGIONS_MAX: usize = 4096;
 pub const FILE_BYTES_MAX: u64 = 1 << 60;
 
 const _: () = assert!(size_of::<FrameHeader>() + size_of::<Grant>() <= SMALL_PACKET_BYTES);
+// Windows at seven data servers fit a small packet, at all of them one packet in any case.
+const _: () = assert!(windows_bytes(7) <= SMALL_PACKET_BYTES);
+const _: () = assert!(windows_bytes(TARGETS_PER_FILE_MAX) <= LARGE_PACKET_BYTES);
 const _: () = assert!(REQUEST_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(PATH_BYTES_MAX + 512 <= LARGE_PACKET_BYTES);
 const _: () = assert!(REACTORS_MAX * (ADDRESS_BYTES_MAX + 2) + 256 <= LARGE_PACKET_BYTES);
 const _: () = assert!(GRANTS_MAX >= PARTS_MAX * 2);
 const _: () = assert!(GRANTS_MAX.is_power_of_two() && SLOTS_MAX.is_power_of_two());
+
+/// Bytes of a WRITE with `windows` memory windows, alone in its packet.
+const fn windows_bytes(windows: usize) -> usize {
+    size_of::<FrameHeader>() + size_of::<Write>() + windows * size_of::<Window>()
+}

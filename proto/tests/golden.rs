@@ -7,7 +7,7 @@ use gannet_proto::control::{Grant, Notice, Retired, RetiredRange, TargetHello, g
 use gannet_proto::data::{Arrival, DataHello, Trailer};
 use gannet_proto::handshake::Hello;
 use gannet_proto::operations::{
-    BufferRef, HostHello, NameRequest, Read, RequestHeader, Write, io_flags, name_operation,
+    BufferRef, HostHello, NameRequest, Read, RequestHeader, Window, Write, io_flags, name_operation,
 };
 use gannet_proto::packet::{DecodeError, Frames, Message, PacketFull, PacketWriter};
 use gannet_proto::{Handle, Inode, ShardId};
@@ -37,12 +37,13 @@ const HEADER: &str = "0201040308070605100f0e0d0c0b0a09";
 
 #[test]
 fn a_hello_and_a_host() {
-    assert_eq!(
-        encoded(&Hello::current(), &[]),
-        "300001000000000047414e4e45540001010001000000000000000000000000000000000000000000\
-         0000000000000000"
-            .replace([' ', '\n'], "")
-    );
+    let hello = "3000010000000000 47414e4e45540001 0100 0100 0000 0000";
+    let rest = "0000000000000000 0000000000000000";
+    let first = Hello { features_offered: U64::ZERO, ..Hello::current() };
+    let expected = format!("{hello} 0000000000000000 {rest}").replace(' ', "");
+    assert_eq!(encoded(&first, &[]), expected, "as the first version said it");
+    let expected = format!("{hello} 0100000000000000 {rest}").replace(' ', "");
+    assert_eq!(encoded(&Hello::current(), &[]), expected, "with memory windows");
     let host = HostHello {
         session: U64::new(0x1122_3344_5566_7788),
         instance: U64::new(1),
@@ -85,6 +86,24 @@ fn requests() {
         ..Write::default()
     };
     assert_eq!(encoded(&write, &[]), format!("5000240000000000{body}"));
+
+    let windows = [1_u32, 2].map(|target| Window {
+        target: U32::new(target),
+        key: U32::new(0x1122_3344),
+        epoch: U64::new(0x0005_0000_0006),
+        address: U64::new(0x7f00_1234_5000),
+    });
+    let flags = U16::new(io_flags::COMPLETE_BY_METASERVER | io_flags::WINDOWS);
+    let (count, buffer) = (U16::new(2), BufferRef::default());
+    let named = Read { flags, buffer, windows: count, ..read };
+    let expected = format!(
+        "8000230000000000 {HEADER} 7700000000000500 00000000 00000000 0010000000000000 00200000 \
+         0500 0100 00000000 00000000 0000000000000000 00000000 0200 0000 \
+         01000000 44332211 0600000005000000 00503412007f0000 \
+         02000000 44332211 0600000005000000 00503412007f0000"
+    )
+    .replace(' ', "");
+    assert_eq!(encoded(&named, &[windows.as_bytes()]), expected);
 
     let rename = NameRequest {
         header: header(),
@@ -181,8 +200,8 @@ fn read_as_everything(packet: &[u8]) -> usize {
         let Ok(frame) = frame else { break };
         let mut note = |ok: bool| read += usize::from(ok);
         note(frame.read::<Hello>().is_ok_and(|(m, tail)| m.check(tail).is_ok()));
-        note(frame.read::<Read>().is_ok_and(|(m, _)| m.check().is_ok()));
-        note(frame.read::<Write>().is_ok_and(|(m, _)| m.check().is_ok()));
+        note(frame.read::<Read>().is_ok_and(|(m, tail)| m.windows(tail).is_ok()));
+        note(frame.read::<Write>().is_ok_and(|(m, tail)| m.windows(tail).is_ok()));
         note(frame.read::<NameRequest>().is_ok_and(|(m, tail)| m.names(tail).is_ok()));
         note(frame.read::<Grant>().is_ok_and(|(m, _)| m.check().is_ok()));
         note(frame.read::<Arrival>().is_ok_and(|(m, _)| m.check().is_ok()));

@@ -19,9 +19,10 @@ use zerocopy::little_endian::{U16, U64};
 
 use crate::engine::Store;
 use crate::outbox::Answer;
+use crate::report::{notice_of, wire_answer};
 use crate::seats::Role;
 use crate::sessions::{Asker, Outcome};
-use crate::target::{Target, notice_of, wire_answer};
+use crate::target::Target;
 
 /// Why a connection is ended by this side.
 #[derive(Debug, thiserror::Error)]

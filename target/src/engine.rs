@@ -2,14 +2,15 @@
 //!
 //! Where the fabric maps host memory, bytes go into and out of the mapped view: block I/O straight
 //! where it can, copies at once otherwise, so that their outcome is known when they return. Where it
-//! does not, they go by one-sided transfers whose completion tells the outcome. An operation owns its
-//! memory: the posted transfer holds it, or [`Operation::memory`] while it waits to be posted.
+//! does not, they go by one-sided transfers whose completion tells the outcome; their local memory is made
+//! ready for the device at the start. Buffers that block I/O passes through are registered with the
+//! disk. An operation owns its memory: the posted transfer holds it, or [`Operation::memory`] while it waits to be posted.
 
 use std::collections::VecDeque;
 use std::io;
 
 use gannet_disk::{Disk, Durability, FileId, SubmitError};
-use gannet_fabric::{Access, ConnectionId, Fabric, Key, PostError, RemoteSlice};
+use gannet_fabric::{Access, ConnectionId, Fabric, FabricError, Key, PostError, RemoteSlice};
 use gannet_proto::Status;
 use gannet_proto::control::{Grant, grant_operation};
 use gannet_proto::limits::BLOCK_BYTES;
@@ -85,6 +86,9 @@ pub(crate) struct Engine<F, D> {
     pub(crate) operations: Slab<Operation>,
     /// Operations whose next step a full queue refused.
     pub(crate) put_off: VecDeque<u32>,
+    /// Grants whose last bytes for the host were posted since the turn began: their arrival notices
+    /// may follow.
+    pub(crate) written: Vec<u32>,
     /// The fabric maps remote memory.
     pub(crate) maps: bool,
     /// The disk refused a transfer since the turn began.
@@ -119,6 +123,8 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             stores,
             operations: Slab::new(limits.operations_max),
             put_off: VecDeque::with_capacity(limits.operations_max as usize),
+            // Each of them has an operation under way.
+            written: Vec::with_capacity(limits.operations_max as usize),
             disk_full: false,
             copied_bytes: 0,
             generation: 0,
@@ -126,6 +132,46 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             small: BufferPool::new(SMALL_BUFFER_BYTES, small)?,
             large: BufferPool::new(LARGE_BUFFER_BYTES, large)?,
         })
+    }
+
+    /// Makes all memory that transfers start from ready for the fabric's device, where the device
+    /// moves the bytes: buffers, zeros, and the stores in memory. Names what it cannot have.
+    ///
+    /// # Errors
+    /// As [`Fabric::prepare`].
+    pub(crate) fn prepare(&mut self) -> Result<(), (&'static str, FabricError)> {
+        if self.maps {
+            return Ok(());
+        }
+        let ours = [
+            ("the small buffers", self.small.mapping()),
+            ("the large buffers", self.large.mapping()),
+            ("a range of zeros", self.zeros.mapping()),
+        ];
+        for (what, mapping) in ours {
+            self.fabric.prepare(mapping).map_err(|error| (what, error))?;
+        }
+        for store in self.stores.iter().filter(|store| store.resident) {
+            if let Some(block) = self.disk.resident(store.file, store.data_offset, BLOCK) {
+                let prepared = self.fabric.prepare(block.mapping());
+                prepared.map_err(|error| ("a store in memory", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the disk pin the buffers once and for all, if a store needs any. It works without, at more
+    /// cost for each transfer.
+    pub(crate) fn register_buffers(&mut self) {
+        if self.stores.iter().all(|store| store.resident) {
+            return;
+        }
+        for pool in [&self.small, &self.large] {
+            if let Err(error) = self.disk.register_memory(pool.mapping()) {
+                tracing::warn!(%error, "block I/O looks up the pages of its buffers each time");
+                return;
+            }
+        }
     }
 
     /// A view of a grant's host buffer, or what the grant is to be answered.

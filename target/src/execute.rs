@@ -4,6 +4,14 @@
 //! or pool is exhausted, or the turn's share of copying is used up. Completions then drive each
 //! operation on. Before whatever is posted the grant is checked to be live: within a visit nothing
 //! can change that, so one check at its start covers all of its posts.
+//!
+//! Where bytes go to the host by one-sided writes, the arrival notice of a read need not wait for
+//! their completions: the fabric delivers a message only if the writes posted before it on the
+//! connection took effect. The grant whose last write is posted is therefore noted in
+//! [`Engine::written`], and the turn's end sends its notice behind. The grant itself ends with its
+//! last completion, and not before: until then its buffers, its blocks and the host's key are in use.
+//! If a write fails all the same, its connection ends with it: the host never gets the notice, and the
+//! metadata server is told of the failure.
 
 use gannet_disk::Disk;
 use gannet_fabric::Fabric;
@@ -33,7 +41,10 @@ pub(crate) enum Visit {
 /// What came of issuing a piece.
 enum Issued {
     Done,
-    Posted,
+    /// Its completion leads on; with `last`, to its end.
+    Posted {
+        last: bool,
+    },
     Blocked,
     Failed(Status),
 }
@@ -41,7 +52,10 @@ enum Issued {
 /// How far an operation got.
 enum Driven {
     Done,
-    Posted,
+    /// A step is posted; with `last`, none follows it.
+    Posted {
+        last: bool,
+    },
     /// A full queue refused the step that the operation stands at.
     Full(Memory),
     Failed(Status),
@@ -72,9 +86,10 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             let Some(piece) = shape.piece(entry.cursor) else { break Visit::Posted };
             match self.issue(entry, place, piece, stats) {
                 Issued::Done => entry.cursor += piece.len_bytes,
-                Issued::Posted => {
+                Issued::Posted { last } => {
                     entry.cursor += piece.len_bytes;
                     entry.under_way += 1;
+                    entry.unfinished += u32::from(!last);
                 }
                 Issued::Blocked if entry.cursor == from => break Visit::Blocked,
                 Issued::Blocked => break Visit::Yielded,
@@ -96,6 +111,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             }
             grants.begin(place);
             grants.stop(place, failure);
+            self.note_written(grants, place);
         } else if entry.cursor > 0 {
             grants.begin(place);
         } else {
@@ -118,7 +134,8 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
         if u64::from(operation.generation) != token >> 32 {
             return None;
         }
-        let entry = grants.get(operation.grant)?;
+        let grant = operation.grant;
+        let entry = grants.get(grant)?;
         let next = result.and_then(|()| {
             let Operation { piece, edges, step, .. } = *operation;
             let next = step_after(entry.grant.operation, piece.way, edges, Some(step));
@@ -134,8 +151,14 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             (Ok(Some(step)), Some(memory)) => {
                 operation.step = step;
                 match self.drive(entry, place, memory, stats) {
-                    Driven::Done => Ok(()),
-                    Driven::Posted => return None,
+                    Driven::Done => {
+                        self.went_on(grants, grant, true);
+                        Ok(())
+                    }
+                    Driven::Posted { last } => {
+                        self.went_on(grants, grant, last);
+                        return None;
+                    }
                     Driven::Full(memory) => {
                         self.put_off(place, memory, stats);
                         return None;
@@ -164,8 +187,12 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             let result = match grants.check_live(entry) {
                 Err(status) => Err(status),
                 Ok(()) => match self.drive(entry, place, memory, stats) {
-                    Driven::Done => Ok(()),
-                    Driven::Posted => {
+                    Driven::Done => {
+                        self.went_on(grants, grant, true);
+                        Ok(())
+                    }
+                    Driven::Posted { last } => {
+                        self.went_on(grants, grant, last);
                         progress += 1;
                         continue;
                     }
@@ -257,11 +284,11 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             Operation { grant, piece, cover, edges, step: first, generation, memory: None };
         let Ok(place) = self.operations.insert(operation) else { return Issued::Blocked };
         match self.drive(entry, place, memory, stats) {
-            Driven::Posted => Issued::Posted,
+            Driven::Posted { last } => Issued::Posted { last },
             Driven::Full(memory) => {
                 if self.operations.get(place).is_some_and(|operation| operation.step != first) {
                     self.put_off(place, memory, stats);
-                    return Issued::Posted;
+                    return Issued::Posted { last: false };
                 }
                 // Nothing happened yet: forget the operation, so that it holds no buffer.
                 self.operations.remove(place);
@@ -289,18 +316,36 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
         stats: &mut Stats,
     ) -> Driven {
         loop {
-            memory = match self.perform(entry, place, memory, stats) {
+            let performed = self.perform(entry, place, memory, stats);
+            let Some(operation) = self.operations.get_mut(place) else { return Driven::Done };
+            let Operation { piece, edges, step, .. } = *operation;
+            let next = step_after(entry.grant.operation, piece.way, edges, Some(step));
+            memory = match performed {
                 Performed::Now(memory) => memory,
-                Performed::Posted => return Driven::Posted,
+                Performed::Posted => return Driven::Posted { last: next.is_none() },
                 Performed::Full(memory) => return Driven::Full(memory),
                 Performed::Failed(status) => return Driven::Failed(status),
             };
-            let Some(operation) = self.operations.get_mut(place) else { return Driven::Done };
-            let Operation { piece, edges, step, .. } = *operation;
-            match step_after(entry.grant.operation, piece.way, edges, Some(step)) {
+            match next {
                 Some(step) => operation.step = step,
                 None => return Driven::Done,
             }
+        }
+    }
+
+    /// A further step of one of a grant's pieces was posted or, the last one, done.
+    fn went_on(&mut self, grants: &mut Grants, place: u32, last: bool) {
+        if last && let Some(entry) = grants.get_mut(place) {
+            entry.unfinished -= 1;
+            self.note_written(grants, place);
+        }
+    }
+
+    /// Notes a grant if all its bytes for the host are posted. Where host memory is mapped there is
+    /// no order between them and the notice: block I/O may place them.
+    fn note_written(&mut self, grants: &Grants, place: u32) {
+        if !self.maps && grants.get(place).is_some_and(Entry::may_be_told) {
+            self.written.push(place);
         }
     }
 

@@ -20,7 +20,7 @@
 
 use gannet_fabric::ConnectionId;
 use gannet_proto::Status;
-use gannet_proto::control::Grant;
+use gannet_proto::control::{Grant, grant_flags, grant_operation};
 use gannet_proto::limits::GRANTS_MAX;
 use gannet_runtime::memory::Slice;
 
@@ -55,6 +55,10 @@ pub(crate) struct Entry {
     pub(crate) cursor: u32,
     /// Pieces posted and not done.
     pub(crate) under_way: u32,
+    /// Those of them whose last step is not posted. Counts while nothing has failed.
+    pub(crate) unfinished: u32,
+    /// The host was told that its bytes are there: the notice follows the last of them.
+    pub(crate) told: bool,
     /// The first failure, or OK so far.
     pub(crate) status: Status,
     /// The host's buffer, where the fabric maps it.
@@ -76,6 +80,8 @@ pub(crate) struct Ended {
     pub(crate) length: u32,
     pub(crate) trailer: [u8; 32],
     pub(crate) status: Status,
+    /// The host was told when its last byte was posted.
+    pub(crate) told: bool,
     pub(crate) channel: u16,
     pub(crate) session: u32,
     /// The channel is still the one that it came on.
@@ -178,6 +184,8 @@ impl Grants {
         entry.stage = Stage::Queued;
         entry.cursor = 0;
         entry.under_way = 0;
+        entry.unfinished = 0;
+        entry.told = false;
         entry.status = Status::OK;
         entry.begun = false;
         entry.session_era = queue.era;
@@ -294,6 +302,7 @@ impl Grants {
             length: entry.grant.length.get(),
             trailer: entry.grant.trailer,
             status,
+            told: entry.told,
             channel: entry.channel,
             session: entry.session,
             channel_is_current,
@@ -424,7 +433,23 @@ impl Grants {
     }
 }
 
+/// Whether the host learns of a grant's end from an arrival notice, and not from the metadata server.
+pub(crate) fn ends_with_arrival(operation: u8, flags: u8) -> bool {
+    operation != grant_operation::WRITE && flags & grant_flags::NOTIFY_METASERVER == 0
+}
+
 impl Entry {
+    /// Whether all bytes for the host are posted, none of them failed so far, and some are under
+    /// way: an arrival notice that is posted now arrives if they do.
+    pub(crate) fn may_be_told(&self) -> bool {
+        ends_with_arrival(self.grant.operation, self.grant.flags)
+            && self.stage == Stage::Posted
+            && self.status.is_ok()
+            && self.under_way > 0
+            && self.unfinished == 0
+            && !self.told
+    }
+
     /// A place without a grant.
     fn none() -> Entry {
         Entry {
@@ -436,6 +461,8 @@ impl Entry {
             stage: Stage::Ended,
             cursor: 0,
             under_way: 0,
+            unfinished: 0,
+            told: false,
             status: Status::OK,
             view: None,
             begun: false,

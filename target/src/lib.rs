@@ -16,6 +16,7 @@
 //! | `control` | back channels: connect, greet, retry (no I/O) |
 //! | `outbox` | what waits to be sent on a back channel (no I/O) |
 //! | `engine`, `execute` | posts transfers, and takes each through its steps |
+//! | `report` | ends grants, and sends what is told to hosts and metadata server |
 //! | [`mod@target`] | the poller that ties them together |
 //!
 //! One reactor's thread touches all of it. A crash loses every session and every grant: hosts and
@@ -37,6 +38,7 @@ mod execute;
 mod grants;
 mod outbox;
 mod pieces;
+mod report;
 mod seats;
 mod sessions;
 mod slab;

@@ -65,6 +65,8 @@ counters! {
     retirement_reports,
     /// Arrival notices to hosts.
     arrivals,
+    /// Those of them that were queued right behind the last write, before its completion.
+    arrivals_chained,
     /// Arrival notices dropped because the session had ended.
     arrivals_dropped,
     /// Packets of arrival notices.

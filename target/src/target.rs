@@ -3,34 +3,28 @@
 //!
 //! A received message is acted upon or copied into the grants' table before the next one is looked
 //! at, so that slow storage holds no receive buffer (HAZARDS H12). Messages of a turn leave at its
-//! end, after all data of the turn was placed.
+//! end, after all data of the turn was placed, or posted on the messages' own connection.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use gannet_disk::{BLOCK_BYTES, Completion, Disk};
-use gannet_fabric::{Address, Events, Fabric, FabricError, PostError};
+use gannet_fabric::{Address, Events, Fabric, FabricError};
 use gannet_proto::Status;
-use gannet_proto::control::{
-    Drained, Notice, SessionClosed, SessionReady, StoreInfo, grant_flags, grant_operation,
-};
-use gannet_proto::data::Arrival;
+use gannet_proto::control::StoreInfo;
 use gannet_proto::limits::STORES_PER_TARGET_MAX;
 use gannet_runtime::poller::{Now, Poller};
 use gannet_runtime::time::Time;
-
-use zerocopy::little_endian::{U32, U64};
 
 use crate::arrivals::Arrivals;
 use crate::config::TargetConfig;
 use crate::control::{Control, Handshakes};
 use crate::engine::{Engine, Store};
 use crate::execute::Visit;
-use crate::grants::{Ended, Grants, Stage};
-use crate::outbox::{Answer, Overflow};
+use crate::grants::{Grants, Stage};
 use crate::seats::Seats;
-use crate::sessions::{Acknowledgement, Asker, Sessions};
+use crate::sessions::Sessions;
 use crate::stats::Stats;
 use crate::store::OpenStore;
 
@@ -61,6 +55,14 @@ pub enum TargetError {
         /// What does not fit.
         problem: &'static str,
     },
+    /// The fabric's device cannot have the memory that it is to move bytes from and to.
+    #[error("{what} of the data server cannot be made ready for transfers: {source}")]
+    Prepare {
+        /// Which memory.
+        what: &'static str,
+        /// The fabric's answer.
+        source: FabricError,
+    },
     /// No memory for buffers.
     #[error("taking memory for buffers: {0} (ask for fewer buffers)")]
     Memory(#[from] io::Error),
@@ -90,7 +92,7 @@ pub struct Target<F: Fabric, D: Disk> {
     idle: Vec<u32>,
     events: Events,
     completions: Vec<Completion>,
-    resend_at: Time,
+    pub(crate) resend_at: Time,
     stores: Vec<OpenStore>,
     reactor_counters: Option<ReactorCounters>,
 }
@@ -119,8 +121,11 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         }
         let limits = config.limits;
         let sessions_max = limits.sessions_max.max(1);
+        let mut engine = Engine::new(fabric, disk, usable, &limits)?;
+        engine.prepare().map_err(|(what, source)| TargetError::Prepare { what, source })?;
+        engine.register_buffers();
         Ok(Target {
-            engine: Engine::new(fabric, disk, usable, &limits)?,
+            engine,
             grants: Grants::new(sessions_max),
             sessions: Sessions::new(sessions_max),
             arrivals: Arrivals::new(sessions_max, limits.arrivals_max.max(1)),
@@ -288,130 +293,6 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         collect(&mut self.grants, &mut idle);
         self.finish_all(idle);
     }
-
-    /// Ends a grant: tells the host, tells the metadata server, and lets a drain that waited for it
-    /// go on.
-    pub(crate) fn finish(&mut self, place: u32) {
-        let Some(ended) = self.grants.end(place) else { return };
-        let Ended { status, channel, session, number, .. } = ended;
-        match status {
-            Status::OK => self.stats.grants_done += 1,
-            Status::REVOKED => self.stats.grants_revoked += 1,
-            _ => self.stats.grants_failed += 1,
-        }
-        let length = if status.is_ok() { ended.length } else { 0 };
-        let by_arrival = ended.operation != grant_operation::WRITE
-            && ended.flags & grant_flags::NOTIFY_METASERVER == 0;
-        let tell_host = by_arrival
-            && ended.session_is_current
-            && matches!(status, Status::OK | Status::IO | Status::ACCESS_REFUSED);
-        if tell_host {
-            let arrival = Arrival {
-                status: U32::new(status.0),
-                length: U32::new(length),
-                crc32c: U32::ZERO,
-                reserved: U32::ZERO,
-                trailer: zerocopy::transmute!(ended.trailer),
-            };
-            self.arrivals.push(session, arrival);
-        }
-        if !ended.channel_is_current || self.control.live(channel).is_none() {
-            self.stats.grants_dropped += 1;
-        } else if tell_host && status.is_ok() {
-            self.control.channels[usize::from(channel)].outbox.retire(number);
-        } else {
-            self.notice(channel, notice_of(ended.term, number, status, length));
-        }
-        if ended.session_drained {
-            self.session_drained(session);
-        }
-        if ended.channel_drained {
-            self.channel_drained(channel);
-        }
-    }
-
-    /// Notices the end of a grant to the reactor that it came from.
-    pub(crate) fn notice(&mut self, channel: u16, notice: Notice) {
-        let noticed = self.control.channels[usize::from(channel)].outbox.notice(notice);
-        self.check_room(channel, noticed);
-    }
-
-    /// As [`Target::notice`], for a grant that is not of the channel's stream.
-    pub(crate) fn refuse(&mut self, channel: u16, notice: Notice) {
-        let outbox = &mut self.control.channels[usize::from(channel)].outbox;
-        let noticed = outbox.notice_of_another_stream(notice);
-        self.check_room(channel, noticed);
-    }
-
-    /// Gives an answer to a back channel, if it is the connection that asked.
-    pub(crate) fn answer(&mut self, channel: u16, answer: Answer) {
-        let Some(to) = self.control.channels.get_mut(usize::from(channel)) else { return };
-        let answered = to.outbox.answer(answer);
-        self.check_room(channel, answered);
-    }
-
-    fn check_room(&mut self, channel: u16, queued: Result<(), Overflow>) {
-        if let Err(overflow) = queued {
-            tracing::warn!(channel, "{overflow}");
-            self.break_channel(channel);
-        }
-    }
-
-    /// Nothing of a session's earlier eras is under way: what waited for that is answered.
-    pub(crate) fn session_drained(&mut self, session: u32) {
-        let mut owed = Vec::new();
-        self.sessions.drained(session, |asker, answer| owed.push((asker, answer)));
-        self.acknowledge(owed);
-    }
-
-    /// Gives each answer to the connection that asked, if it is still there.
-    pub(crate) fn acknowledge(&mut self, owed: Vec<(Asker, Acknowledgement)>) {
-        for (asker, acknowledgement) in owed {
-            if self.control.live(asker.channel) == Some(asker.connection) {
-                self.answer(asker.channel, wire_answer(acknowledgement));
-            }
-        }
-    }
-
-    /// Nothing of a channel's earlier eras is under way: a drain that waited is acknowledged.
-    pub(crate) fn channel_drained(&mut self, channel: u16) {
-        let Some(state) = self.control.channels.get_mut(usize::from(channel)) else { return };
-        if let Some(term) = state.draining.take() {
-            self.stats.drains += 1;
-            let drained = Drained { term: U64::new(term), ..Drained::default() };
-            self.answer(channel, Answer::Drained(drained));
-        }
-    }
-
-    /// Sends what waits to be sent; returns the number of packets. They count as work: what they
-    /// made room for may be begun in the next turn.
-    fn flush(&mut self) -> usize {
-        let mut packets = 0;
-        let Target { engine, arrivals, sessions, control, stats, .. } = self;
-        let fabric = &mut engine.fabric;
-        let mut refused = !arrivals.is_empty()
-            && arrivals.flush(stats, |session, packet| {
-                let connection = sessions.connection(session).ok_or(PostError::NotConnected)?;
-                fabric.send(connection, packet).inspect(|()| packets += 1)
-            });
-        for index in 0..control.channels.len() {
-            let Some(connection) = control.live(index as u16) else { continue };
-            let channel = &mut control.channels[index];
-            if channel.outbox.is_empty() {
-                continue;
-            }
-            let send = |packet: &[u8]| fabric.send(connection, packet).inspect(|()| packets += 1);
-            if channel.outbox.flush(channel.term, stats, send) == Err(PostError::Full) {
-                stats.sends_refused += 1;
-                refused = true;
-            }
-        }
-        self.resend_at =
-            if refused { self.now + self.config.timing.resend_delay } else { Time::NEVER };
-        self.engine.disk.flush();
-        self.engine.fabric.flush();
-        packets
-    }
 }
 
 impl<F: Fabric, D: Disk> Poller for Target<F, D> {
@@ -487,28 +368,4 @@ fn runtime_store<D: Disk>(disk: &D, store: &OpenStore, index: usize) -> Result<S
         resident: disk.resident(store.file, store.data_offset, BLOCK_BYTES).is_some(),
         direct: disk.is_direct(store.file),
     })
-}
-
-pub(crate) fn notice_of(term: u64, number: u64, status: Status, length: u32) -> Notice {
-    Notice {
-        term: U64::new(term),
-        number: U64::new(number),
-        status: U32::new(status.0),
-        length: U32::new(length),
-        ..Notice::default()
-    }
-}
-
-pub(crate) fn wire_answer(acknowledgement: Acknowledgement) -> Answer {
-    match acknowledgement {
-        Acknowledgement::Ready { session, epoch, status } => Answer::Ready(SessionReady {
-            session: U64::new(session),
-            epoch: U64::new(epoch),
-            status: U32::new(status.0),
-            reserved: U32::ZERO,
-        }),
-        Acknowledgement::Closed { session, epoch } => {
-            Answer::Closed(SessionClosed { session: U64::new(session), epoch: U64::new(epoch) })
-        }
-    }
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use gannet_fabric::{Access, Key};
+use gannet_fabric::Access;
 use gannet_proto::Status;
 use gannet_proto::control::{Grant, grant_flags, grant_operation};
 use support::Numbers;
@@ -171,41 +171,40 @@ fn aligned_transfers_of_files_touch_no_buffer_where_memory_is_mapped() {
 
 #[test]
 fn what_the_host_did_not_allow_is_refused_and_moves_nothing() {
+    let (read, write) = (grant_operation::READ, grant_operation::WRITE);
+    let read_only = Access { remote_read: true, remote_write: false };
+    let write_only = Access { remote_read: false, remote_write: true };
+    type Change = fn(&mut Grant);
+    let cases: [(u8, Access, Change); 5] = [
+        (read, Access::READ_WRITE, |grant| grant.host_key = U32::new(4711)),
+        (read, read_only, |_| {}),
+        (write, write_only, |_| {}),
+        (read, Access::READ_WRITE, |grant| grant.host_address -= 1),
+        (read, Access::READ_WRITE, |grant| grant.host_address += (1 << 20) - 4095),
+    ];
     for (maps, resident) in KINDS {
         let mut script = Script::new(maps, resident);
-        let host = script.host(11, 1, 1 << 20);
         fill(&script.disk.content(), 5);
         let before = bytes_of(&script.disk.content(), 0, 64 * BLOCK);
-        let read_only = Access { remote_read: true, remote_write: false };
-        let sealed = script.fabric.register_memory(host.connection, &host.memory, read_only);
-        let write_only = Access { remote_read: false, remote_write: true };
-        let blind = script.fabric.register_memory(host.connection, &host.memory, write_only);
-        let (read, write) = (grant_operation::READ, grant_operation::WRITE);
-        type Change<'a> = &'a dyn Fn(&mut Grant);
-        let key = |key: Key| move |grant: &mut Grant| grant.host_key = U32::new(key.0);
-        let cases: [(u8, Change<'_>); 5] = [
-            (read, &key(Key(4711))),
-            (read, &key(sealed.key)),
-            (write, &key(blind.key)),
-            (read, &|grant| grant.host_address = U64::new(host.registration.address - 1)),
-            (read, &|grant| {
-                grant.host_address = U64::new(host.registration.address + (1 << 20) - 4095);
-            }),
-        ];
-        for (operation, change) in cases {
+        for (epoch, (operation, access, change)) in (1..).zip(cases) {
+            let mut host = script.host(11, epoch, 1 << 20);
+            host.registration =
+                script.fabric.register_memory(host.connection, &host.memory, access);
             let number = script.grant(&host, operation, 1, 4096, change);
             script.settle();
             let refused = Status::ACCESS_REFUSED;
             assert!(script.told().contains(&notice(number, refused, 0)), "{maps} {resident}");
             let heard = script.heard(host.connection);
-            if operation == read {
+            // A view is refused without harm; a transfer takes the connection with it.
+            assert_eq!(script.fabric.is_open(host.connection), maps);
+            if operation == read && maps {
                 let tag = number as u8;
                 assert_eq!(heard, [Heard::Arrival { status: refused, length: 0, tag }]);
             } else {
                 assert_eq!(heard, []);
             }
+            assert!(bytes_of(&host.memory, 0, 1 << 20).iter().all(|byte| *byte == 0));
         }
-        assert!(bytes_of(&host.memory, 0, 1 << 20).iter().all(|byte| *byte == 0));
         if !resident {
             assert!(bytes_of(&script.disk.content(), 0, 64 * BLOCK) == before);
         }

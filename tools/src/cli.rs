@@ -6,11 +6,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use gannet_client::Protection;
 use gannet_fabric::Address;
 use gannet_proto::limits::REACTORS_MAX;
 use gannet_runtime::idle::IdlePolicy;
+use ipnet::IpNet;
 
-use crate::config::STORE_BYTES;
+use crate::addresses::check_listen;
+use crate::config::{STORE_BYTES, parse_network};
 use crate::units::{format_size_exact, parse_duration, parse_size};
 
 /// Most data servers that `gannet dev` runs.
@@ -83,6 +86,8 @@ pub(crate) enum Command {
     Stats(StatsArguments),
     /// Measure a file system, beside what the machine itself can do.
     Perf(crate::perf::PerfArguments),
+    /// Check what this machine has for running Gannet, and for RDMA.
+    Doctor(DoctorArguments),
 }
 
 const DEV_HELP: &str = "\
@@ -90,6 +95,7 @@ Examples:
   gannet dev --dir /tmp/gannet
   gannet dev --dir /tmp/gannet --targets 4 --store-size 20G --cores 0,1
   gannet dev --dir /dev/shm/gannet --store-size ram:512M --log-in-ram --idle spin
+  gannet dev --dir /tmp/gannet --listen rdma://192.168.1.10:7470 --trusted-hosts 192.168.1.0/24
 
 What does not exist in the directory is formatted first, and said so; what exists is used as it
 is. When everything serves, one line is printed:
@@ -125,6 +131,15 @@ pub(crate) struct DevArguments {
     /// Keep the metadata log in memory: nothing survives the end of the process.
     #[arg(long)]
     pub(crate) log_in_ram: bool,
+    /// Serve over RDMA from this address on: the metadata server's reactors take this port and
+    /// those after it, then the data servers [default: sockets in the directory].
+    #[arg(long, value_name = "rdma://IP:PORT", value_parser = parse_rdma_address)]
+    pub(crate) listen: Option<Address>,
+    /// With --listen: machines that may connect besides this one, as in
+    /// "192.168.1.0/24,192.168.2.7".
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "listen")]
+    #[arg(value_parser = parse_network)]
+    pub(crate) trusted_hosts: Vec<IpNet>,
     /// Write the ready line to this file too, when everything serves.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -137,6 +152,9 @@ A configuration, with everything but the defaults:
   reactors = 2                              default 1; fixed by format
   cores = [0, 1]                            default: left to the scheduler
   idle = \"adaptive\"                         or \"spin\"
+Over RDMA:
+  listen = \"rdma://192.168.1.10:7470\"       reactor 1 takes port 7471, and so on
+  trusted_hosts = [\"192.168.1.0/24\"]        who may connect besides this machine
 All keys: docs/operations.md
 
 Examples:
@@ -151,6 +169,8 @@ A configuration, with everything but the defaults:
   path = \"/var/lib/gannet/store-0\"
   kind = \"directory\"                        or \"device\", \"ram\"
   size = \"10G\"                              not for a device
+Over RDMA both addresses are as in rdma://192.168.1.10:7480, and trusted_hosts = [\"192.168.1.0/24\"]
+says who may connect besides this machine.
 All keys: docs/operations.md
 
 Examples:
@@ -215,16 +235,37 @@ pub(crate) enum TargetAction {
     },
 }
 
+const DOCTOR_HELP: &str = "\
+Each check says what was found: ok; note, for what is missing and not needed; warning, for what
+works and could be better; problem, for what keeps Gannet from working. Nothing is changed, and
+no root is needed.
+
+Examples:
+  gannet doctor                  can Gannet run here?
+  gannet doctor --rdma           and over rdma:// addresses?
+
+Exit codes: 0 no problem was found, 1 there is one.";
+
 /// Where the file system is.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArguments {
-    /// Address of the metadata server, as in shm:///run/gannet/meta.sock.
-    #[arg(long, value_name = "URI", env = "GANNET_SERVER")]
+    /// Address of the metadata server, as in shm:///run/gannet/meta.sock or
+    /// rdma://192.168.1.10:7470.
+    #[arg(long, value_name = "URI", env = "GANNET_SERVER", value_parser = parse_server)]
     pub(crate) server: Address,
     /// How long to look for a server that does not answer.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     #[arg(allow_hyphen_values = true)]
     pub(crate) patience: std::time::Duration,
+}
+
+/// How the host's memory is guarded.
+#[derive(Debug, Args)]
+pub(crate) struct ProtectionArguments {
+    /// What data servers may reach of this process's memory: all of its buffers ("region"), or
+    /// what a request needs as long as it runs ("window"; over rdma:// only).
+    #[arg(long, value_name = "HOW", env = "GANNET_PROTECTION", default_value = "region")]
+    pub(crate) protection: Protection,
 }
 
 /// `gannet mkdir`.
@@ -276,6 +317,8 @@ pub(crate) struct StatArguments {
 pub(crate) struct CatArguments {
     #[command(flatten)]
     pub(crate) server: ServerArguments,
+    #[command(flatten)]
+    pub(crate) protection: ProtectionArguments,
     /// Files to write out, one after the other.
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<OsString>,
@@ -286,6 +329,8 @@ pub(crate) struct CatArguments {
 pub(crate) struct TransferArguments {
     #[command(flatten)]
     pub(crate) server: ServerArguments,
+    #[command(flatten)]
+    pub(crate) protection: ProtectionArguments,
     /// Take DST as the copy's own name even if it is an existing directory.
     #[arg(short = 'T', long)]
     pub(crate) no_target_directory: bool,
@@ -413,6 +458,21 @@ pub(crate) struct StatsArguments {
     pub(crate) json: bool,
 }
 
+/// `gannet doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_HELP)]
+pub(crate) struct DoctorArguments {
+    /// This machine shall use RDMA: what is missing for it is a problem, not a note.
+    #[arg(long)]
+    pub(crate) rdma: bool,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Look at the /proc, /sys, /dev and /etc below this directory, for what is not this process.
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    pub(crate) root: PathBuf,
+}
+
 /// Cores in the order in which roles are dealt out to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cores(pub(crate) Vec<usize>);
@@ -424,6 +484,22 @@ pub(crate) enum StoreSize {
     File(u64),
     /// In this many bytes of memory.
     Ram(u64),
+}
+
+/// An address that a server can have.
+pub(crate) fn parse_server(text: &str) -> Result<Address, String> {
+    let address = text.parse::<Address>().map_err(|error| error.to_string())?;
+    check_listen(&address).map_err(|error| error.to_string())?;
+    Ok(address)
+}
+
+fn parse_rdma_address(text: &str) -> Result<Address, String> {
+    match parse_server(text)? {
+        Address::Shm(_) => {
+            Err("sockets are made in --dir: leave --listen out to use them".to_owned())
+        }
+        address => Ok(address),
+    }
 }
 
 fn parse_cores(text: &str) -> Result<Cores, String> {

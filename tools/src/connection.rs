@@ -6,18 +6,20 @@
 use std::time::Duration;
 
 use gannet_client::{
-    Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Refused, RequestError,
-    RequestId,
+    Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Protection, Refused,
+    RequestError, RequestId,
 };
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
+use gannet_fabric::{DisconnectReason, Fabric};
 use gannet_proto::operations::{Attributes, file_type};
 use gannet_proto::{Handle, Inode, Status};
 use gannet_runtime::time::Time;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use crate::cli::ServerArguments;
+use crate::cli::{ProtectionArguments, ServerArguments};
+use crate::fabric::open_fabric;
 use crate::failure::Failure;
 use crate::remote::RemotePath;
 
@@ -43,12 +45,36 @@ impl Connection {
         server: &ServerArguments,
         requests_max: usize,
     ) -> Result<Connection, Failure> {
-        let fabric = AnyFabric::new(FabricOptions::for_address(&server.server))
-            .map_err(Failure::operation)?;
+        Connection::with(server, Protection::Region, requests_max)
+    }
+
+    /// As [`Connection::open`], for a session that reads or writes.
+    ///
+    /// # Errors
+    /// Also when the fabric cannot guard memory as it shall.
+    pub(crate) fn open_for_data(
+        server: &ServerArguments,
+        protection: &ProtectionArguments,
+        requests_max: usize,
+    ) -> Result<Connection, Failure> {
+        Connection::with(server, protection.protection, requests_max)
+    }
+
+    fn with(
+        server: &ServerArguments,
+        protection: Protection,
+        requests_max: usize,
+    ) -> Result<Connection, Failure> {
+        let fabric = open_fabric(FabricOptions::for_address(&server.server), &server.server)?;
+        if protection == Protection::Window && !fabric.capabilities().memory_windows {
+            let what = ErrorKind::NoWindows;
+            return Err(Failure::usage(format!("--protection (or GANNET_PROTECTION): {what}")));
+        }
         let mut options =
             ClientOptions::random(server.server.clone()).map_err(Failure::operation)?;
         options.requests_max = requests_max;
         options.reconnect_timeout = server.patience;
+        options.protection = protection;
         let client = Client::new(options, fabric);
         Ok(Connection { client, regions: RegionIds::new(), completions: Vec::new() })
     }
@@ -231,6 +257,9 @@ impl CallError {
 /// What happened, and what helps where that is known.
 pub(crate) fn explain(error: &RequestError) -> String {
     let remedy = match &error.kind {
+        ErrorKind::MetaserverLost { reason: Some(DisconnectReason::NotTrusted), .. } => {
+            " (do trusted_hosts, or trusted_uids, of the server name this machine, or user?)"
+        }
         ErrorKind::MetaserverLost { .. } => {
             " (is the metadata server running, and is --server or GANNET_SERVER its address?)"
         }

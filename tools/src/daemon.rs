@@ -84,13 +84,9 @@ fn plans(settings: &MetaServerSettings) -> Result<Vec<RolePlan>, Failure> {
             path: log_format::log_path(&settings.directory, reactor),
             lock_wait: settings.lock_wait,
         };
-        let trusted_uids = settings.trusted_uids.clone();
-        plans.push(RolePlan::MetaServer(Box::new(MetaServerPlan {
-            config,
-            log,
-            links,
-            trusted_uids,
-        })));
+        let fabric = settings.fabric.clone();
+        let plan = MetaServerPlan { config, log, links, fabric };
+        plans.push(RolePlan::MetaServer(Box::new(plan)));
     }
     Ok(plans)
 }

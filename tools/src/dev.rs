@@ -8,22 +8,26 @@
 //! ```
 //!
 //! The roles still speak the protocol with each other, through shared memory, exactly as they do
-//! between processes.
+//! between processes. With `--listen rdma://...` they do so through an RDMA device, and hosts on
+//! other machines can take part.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gannet_fabric::Address;
+use gannet_fabric::any::FabricOptions;
+use gannet_fabric::verbs::VerbsOptions;
 use gannet_metaserver::peers::link;
 use gannet_metaserver::{MetaServerConfig, format as log_format};
 use gannet_runtime::reactor::{ReactorOptions, STOP_GRACE_DEFAULT};
 use gannet_target::store::{StoreNames, store_exists};
 use gannet_target::{StoreKind, StoreSpec, format_store};
 
-use crate::addresses::reactor_address;
+use crate::addresses::{ListenError, port_further, reactor_address};
 use crate::cli::{DEV_TARGETS_MAX, DevArguments, StoreSize};
 use crate::config::{StorePlace, StoreSettings, TargetSettings};
 use crate::daemon::{random_seed, random_uuid};
+use crate::fabric::open_fabric;
 use crate::failure::Failure;
 use crate::process::{Process, announce};
 use crate::roles::{LogPlace, MetaServerPlan, RolePlan, TargetPlan, spec};
@@ -35,12 +39,16 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Runs all roles until a signal.
 pub(crate) fn run(arguments: &DevArguments) -> Result<(), Failure> {
     let directory = prepare(&arguments.dir)?;
-    let listen = Address::shm(directory.join("meta.sock")).map_err(Failure::usage)?;
     let reactors = reactors(&directory, arguments)?;
     let targets = targets(&directory, arguments)?;
-    let mut roles = metaserver_plans(&directory, arguments, &listen, reactors)?;
+    let addresses = Addresses::choose(&directory, arguments, reactors, targets)?;
+    let listen = addresses.metaserver[0].clone();
+    // So that nothing is formatted where nothing can be served.
+    drop(open_fabric(addresses.fabric.clone(), &listen)?);
+    format_log(&directory, arguments, reactors)?;
+    let mut roles = metaserver_plans(&directory, arguments, &addresses)?;
     for index in 0..targets {
-        roles.push(target_plan(&directory, arguments, &listen, index)?);
+        roles.push(target_plan(&directory, arguments, &addresses, index)?);
     }
 
     let cores = arguments.cores.as_ref().map_or(&[][..], |cores| &cores.0);
@@ -87,14 +95,19 @@ fn reactors(directory: &Path, arguments: &DevArguments) -> Result<usize, Failure
              another --dir",
             log.display()
         ))),
-        (Some(formatted), _) => Ok(formatted),
-        (None, asked) => {
-            let reactors = asked.unwrap_or(1);
-            log_format::format(&log, random_uuid()?, reactors).map_err(Failure::operation)?;
-            println!("formatted {}: a new file system, {reactors} reactor(s)", log.display());
-            Ok(reactors)
-        }
+        (formatted, asked) => Ok(formatted.or(asked).unwrap_or(1)),
     }
+}
+
+/// Makes the log of a new file system, unless there is one or none shall last.
+fn format_log(directory: &Path, arguments: &DevArguments, reactors: usize) -> Result<(), Failure> {
+    let log = directory.join("meta");
+    if arguments.log_in_ram || log_format::formatted_reactors(&log).is_some() {
+        return Ok(());
+    }
+    log_format::format(&log, random_uuid()?, reactors).map_err(Failure::operation)?;
+    println!("formatted {}: a new file system, {reactors} reactor(s)", log.display());
+    Ok(())
 }
 
 /// How many data servers there are: those in the directory, or as asked for.
@@ -111,16 +124,61 @@ fn targets(directory: &Path, arguments: &DevArguments) -> Result<u32, Failure> {
     }
 }
 
+/// Where the roles listen, and who may connect.
+struct Addresses {
+    /// One per reactor of the metadata server.
+    metaserver: Vec<Address>,
+    /// One per data server.
+    targets: Vec<Address>,
+    fabric: FabricOptions,
+}
+
+impl Addresses {
+    /// Sockets in the directory; with `--listen`, the ports from there on, the metadata server's
+    /// reactors first.
+    fn choose(
+        directory: &Path,
+        arguments: &DevArguments,
+        reactors: usize,
+        targets: u32,
+    ) -> Result<Addresses, Failure> {
+        let first = match &arguments.listen {
+            Some(first) => first.clone(),
+            None => Address::shm(directory.join("meta.sock")).map_err(Failure::usage)?,
+        };
+        let metaserver = (0..reactors).map(|reactor| reactor_address(&first, reactor));
+        let targets = (0..targets).map(|index| match &first {
+            Address::Shm(_) => Ok(Address::shm(directory.join(format!("target-{index}.sock")))?),
+            Address::Rdma { .. } => {
+                let what = || format!("data server {index}");
+                port_further(&first, reactors + index as usize, what)
+            }
+        });
+        let refuse = |error: ListenError| match arguments.listen {
+            Some(_) => Failure::usage(format!("--listen: {error}")),
+            None => Failure::usage(error),
+        };
+        let fabric = match FabricOptions::for_address(&first) {
+            FabricOptions::Verbs(verbs) => FabricOptions::Verbs(VerbsOptions {
+                trusted_hosts: arguments.trusted_hosts.clone(),
+                ..verbs
+            }),
+            shm => shm,
+        };
+        Ok(Addresses {
+            metaserver: metaserver.collect::<Result<_, _>>().map_err(refuse)?,
+            targets: targets.collect::<Result<_, _>>().map_err(refuse)?,
+            fabric,
+        })
+    }
+}
+
 fn metaserver_plans(
     directory: &Path,
     arguments: &DevArguments,
-    listen: &Address,
-    reactors: usize,
+    addresses: &Addresses,
 ) -> Result<Vec<RolePlan>, Failure> {
-    let addresses = (0..reactors)
-        .map(|reactor| reactor_address(listen, reactor))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(Failure::usage)?;
+    let reactors = addresses.metaserver.len();
     let file_system_uuid = random_uuid()?;
     let links = link(reactors).map_err(Failure::operation)?;
     let mut plans = Vec::with_capacity(reactors);
@@ -131,11 +189,12 @@ fn metaserver_plans(
             let path = log_format::log_path(&directory.join("meta"), reactor);
             LogPlace::File { path, lock_wait: LOCK_WAIT }
         };
+        let listen = addresses.metaserver.clone();
         plans.push(RolePlan::MetaServer(Box::new(MetaServerPlan {
-            config: MetaServerConfig::new(reactor as u16, addresses.clone(), random_seed()?),
+            config: MetaServerConfig::new(reactor as u16, listen, random_seed()?),
             log,
             links,
-            trusted_uids: Vec::new(),
+            fabric: addresses.fabric.clone(),
         })));
     }
     Ok(plans)
@@ -144,7 +203,7 @@ fn metaserver_plans(
 fn target_plan(
     directory: &Path,
     arguments: &DevArguments,
-    metaserver: &Address,
+    addresses: &Addresses,
     index: u32,
 ) -> Result<RolePlan, Failure> {
     let path = directory.join(format!("target-{index}"));
@@ -153,15 +212,14 @@ fn target_plan(
     if !store_exists(&store_spec).map_err(Failure::operation)? {
         format_new(&store_spec)?;
     }
-    let listen = Address::shm(directory.join(format!("target-{index}.sock")));
     let settings = TargetSettings {
-        listen: listen.map_err(Failure::usage)?,
-        metaserver: metaserver.clone(),
+        listen: addresses.targets[index as usize].clone(),
+        metaserver: addresses.metaserver[0].clone(),
         core: None,
         idle: arguments.idle,
         handshake_timeout: Duration::from_secs(5),
         stop_grace: STOP_GRACE_DEFAULT,
-        trusted_uids: Vec::new(),
+        fabric: addresses.fabric.clone(),
         stores: vec![store],
     };
     Ok(RolePlan::Target(Box::new(TargetPlan {

@@ -12,6 +12,8 @@ mod config;
 mod connection;
 mod daemon;
 mod dev;
+mod doctor;
+mod fabric;
 mod failure;
 mod perf;
 mod process;
@@ -78,5 +80,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Df(arguments) => admin::df(&arguments),
         Command::Stats(arguments) => admin::stats(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

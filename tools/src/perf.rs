@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use gannet_client::Protection;
 use gannet_fabric::Address;
 use gannet_perf::{
-    EmbeddedOptions, LogPlace, PerfOptions, Progress, Server, StorePlace, WorkloadKind,
+    EmbeddedOptions, LogPlace, PerfError, PerfOptions, Progress, Server, StorePlace, WorkloadKind,
 };
+use gannet_runtime::idle::IdlePolicy;
 
+use crate::cli::parse_server;
 use crate::failure::Failure;
 use crate::units::{parse_duration, parse_size};
 
@@ -35,7 +38,7 @@ Examples:
 #[command(after_help = HELP)]
 pub(crate) struct PerfArguments {
     /// Address of a running metadata server [default: the variable GANNET_SERVER].
-    #[arg(long, value_name = "URI", conflicts_with = "embedded")]
+    #[arg(long, value_name = "URI", conflicts_with = "embedded", value_parser = parse_server)]
     server: Option<Address>,
     /// Measure a server that runs in this process, on one core, for this run only.
     #[arg(long)]
@@ -88,6 +91,13 @@ pub(crate) struct PerfArguments {
     #[arg(long, value_name = "WHO", default_value = "direct")]
     #[arg(value_parser = ["direct", "metaserver"])]
     completion: String,
+    /// How the client's memory is guarded against the data servers: "region" or "window".
+    #[arg(long, value_name = "HOW", env = "GANNET_PROTECTION", default_value = "region")]
+    protection: Protection,
+    /// What the measuring thread does while nothing has arrived: "spin", or "adaptive", which leaves
+    /// the core to others and sleeps after a while.
+    #[arg(long, value_name = "HOW", default_value = "spin")]
+    idle: IdlePolicy,
     /// Do not measure what the machine itself can do.
     #[arg(long)]
     no_ceilings: bool,
@@ -115,8 +125,10 @@ pub(crate) fn run(arguments: &PerfArguments) -> Result<(), Failure> {
             eprintln!("{}", describe(&step));
         }
     };
-    let report = gannet_perf::run(&options, &mut progress).map_err(|error| {
-        if error.is_usage() { Failure::usage(error) } else { Failure::operation(error) }
+    let report = gannet_perf::run(&options, &mut progress).map_err(|error| match &error {
+        PerfError::Fabric(fabric) => Failure::operation(crate::fabric::explain(fabric)),
+        _ if error.is_usage() => Failure::usage(error),
+        _ => Failure::operation(error),
     })?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&report).map_err(Failure::operation)?;
@@ -150,6 +162,8 @@ fn options(arguments: &PerfArguments) -> Result<PerfOptions, Failure> {
     options.warm_up = arguments.warm_up;
     options.verify = arguments.verify;
     options.complete_by_metaserver = arguments.completion == "metaserver";
+    options.protection = arguments.protection;
+    options.idle = arguments.idle;
     options.ceilings = !arguments.no_ceilings;
     options.seed = arguments.seed;
     Ok(options)
@@ -179,7 +193,7 @@ fn server(arguments: &PerfArguments) -> Result<Server, Failure> {
             "nothing says what to measure: give --embedded, or --server, or set {SERVER_VARIABLE}"
         ))
     })?;
-    let address = text.parse::<Address>();
+    let address = parse_server(&text);
     let address = address.map_err(|error| Failure::usage(format!("{SERVER_VARIABLE}: {error}")))?;
     Ok(Server::Running(address))
 }
@@ -247,11 +261,12 @@ mod tests {
         let words = "--server shm:///run/meta.sock --core any --server-core 3 --file /a/b \
                      --size 1G --overwrite --keep --workload write,randread --depth 4,64 \
                      --block-size 8K --time 10s --warm-up 1ms --verify --completion metaserver \
-                     --no-ceilings --seed 9";
+                     --no-ceilings --seed 9 --protection region --idle adaptive";
         let parsed = options(&parse(words).unwrap()).unwrap();
         let mut expected =
             PerfOptions::new(Server::Running("shm:///run/meta.sock".parse().unwrap()));
         (expected.core, expected.server_core) = (None, Some(3));
+        expected.idle = IdlePolicy::ADAPTIVE;
         expected.file = "/a/b".to_owned();
         expected.size_bytes = 1 << 30;
         (expected.overwrite, expected.keep) = (true, true);
@@ -264,6 +279,8 @@ mod tests {
         expected.ceilings = false;
         expected.seed = 9;
         assert_eq!(format!("{parsed:?}"), format!("{expected:?}"));
+        let parsed = options(&parse(&words.replace("region", "window")).unwrap()).unwrap();
+        assert_eq!(parsed.protection, Protection::Window);
 
         let words = "--embedded --store /data:4G --metadata-log /logs";
         let parsed = options(&parse(words).unwrap()).unwrap();
@@ -285,6 +302,7 @@ mod tests {
             ("--embedded --block-size 5G", "\"5G\""),
             ("--embedded --time 3", "\"3\""),
             ("--embedded --completion nobody", "nobody"),
+            ("--embedded --protection shared", "\"shared\""),
             ("--server nowhere", "nowhere"),
             ("--server shm:///meta.sock --embedded", "--embedded"),
         ] {

@@ -54,6 +54,15 @@ impl Table {
     }
 }
 
+/// What is said when `rdma://` is asked for: on a machine without a device, how to learn what it
+/// needs; elsewhere, just not nothing.
+fn without_rdma() -> &'static [&'static str] {
+    match std::fs::read_dir("/sys/class/infiniband").map(|mut devices| devices.next().is_some()) {
+        Ok(true) => &[],
+        _ => &["rdma://", "RDMA", "gannet doctor --rdma"],
+    }
+}
+
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
@@ -89,6 +98,34 @@ fn arguments() {
         }
     }
     table.case(&dev("--cores", "1000"), 2, &["core 1000"]);
+    for (listen, words) in [
+        ("", &["--listen"][..]),
+        ("shm:///run/m.sock", &["--listen", "leave --listen out"]),
+        ("rdma://10.0.0.1", &["--listen", "a host and a port"]),
+        ("rdma://0.0.0.0:7470", &["--listen", "every address"]),
+        ("rdma://10.0.0.1:0", &["--listen", "leaves the port open"]),
+        ("rdma://10.0.0.1:65534", &["--listen", "no port for data server 1", "at most 65533"]),
+    ] {
+        table.case(&dev("--listen", listen), 2, words);
+    }
+    for (hosts, words) in [
+        ("storage-1", &["storage-1", "192.168.1.0/24"][..]),
+        ("10.0.0.1/8", &["10.0.0.1/8", "10.0.0.0/8"]),
+        ("10.0.0.0/8,", &["--trusted-hosts"]),
+    ] {
+        let mut words_of = dev("--listen", "rdma://10.0.0.1:7470");
+        words_of.extend(["--trusted-hosts".to_owned(), hosts.to_owned()]);
+        table.case(&words_of, 2, words);
+    }
+    table.case(&dev("--trusted-hosts", "10.0.0.0/8"), 2, &["--listen"]);
+    // Here the address is no device's, whatever the machine has.
+    let unmade = format!("{directory}/unmade");
+    let listen = ["dev", "--dir", &unmade, "--listen", "rdma://192.0.2.1:7470"];
+    table.case(&listen, 1, without_rdma());
+    if !without_rdma().is_empty() {
+        let left = std::fs::read_dir(&unmade).unwrap().count();
+        assert_eq!(left, 0, "something was formatted for nothing");
+    }
     table.case(&dev("--ready-file", "/dev/null/ready"), 1, &["/dev/null/ready"]);
     table.case(&["dev", "--dir", &directory, "extra"], 2, &["extra"]);
 
@@ -129,7 +166,11 @@ fn arguments_of_commands_on_files() {
         table.case(command, 2, &["--server"]);
         table.case(&with(""), 2, &["no scheme"]);
         table.case(&with("meta.sock"), 2, &["meta.sock", "no scheme"]);
-        table.case(&with("rdma://host:1"), 2, &["rdma", "this build knows shm"]);
+        table.case(&with("tcp://host:1"), 2, &["tcp", "Gannet knows shm and rdma"]);
+        table.case(&with("rdma://host"), 2, &["rdma://host", "a host and a port"]);
+        table.case(&with("rdma://host:0"), 2, &["rdma://host:0", "leaves the port open"]);
+        table.case(&with("rdma://[::]:7470"), 2, &["rdma://[::]:7470", "every address"]);
+        table.case(&with("rdma://127.0.0.1:1"), 1, without_rdma());
         table.case(&with("shm://relative"), 2, &["shm://relative", "absolute"]);
         table.case(&with(&format!("shm:///{}", "x".repeat(200))), 2, &["at most 107"]);
         table.case(&with(&nobody), 1, &["metadata server", "running"]);
@@ -168,6 +209,13 @@ fn arguments_of_commands_on_files() {
             table.case(&with(&["put", &file, "/f", option, value]), 2, &[option, value]);
         }
     }
+    for command in [&["cat", "/f"][..], &["put", &file, "/f"], &["get", "/f", "/tmp/f"]] {
+        let asked = |how: &str| with(&[command, &["--protection", how]].concat());
+        table.case(&asked("shared"), 2, &["--protection", "\"region\" or \"window\""]);
+        table.case(&asked("window"), 2, &["--protection", "memory windows", "rdma://"]);
+    }
+    let perf = ["perf", "--embedded", "--protection", "window"];
+    table.case(&perf, 2, &["--protection", "memory windows", "rdma://"]);
     // Bytes that are no text are a name like any other until a server is asked.
     let odd = OsString::from_vec(b"/\xff\xfe".to_vec());
     let words: Vec<OsString> =
@@ -180,6 +228,17 @@ fn arguments_of_commands_on_files() {
 const NO_TEXT: &[&str] = &["1", "true", "[]", "{}", "1.5", "1979-05-27"];
 const NO_DURATION: &[&str] =
     &["5", "true", "[]", "\"5\"", "\"x\"", "\"-1s\"", "\"99999h\"", "\"0s\""];
+/// What no list of networks may be where other machines do not reach; the last is a good one.
+const NO_NETWORKS: &[&str] = &[
+    "1",
+    "\"10.0.0.0/8\"",
+    "[1]",
+    "[\"\"]",
+    "[\"storage-1\"]",
+    "[\"10.0.0.1/8\"]",
+    "[\"10.0.0.1\", \"10.0.0.1/32\"]",
+    "[\"10.0.0.0/8\"]",
+];
 const NO_LIST: &[&str] = &["1", "\"0\"", "[\"0\"]", "[-1]", "[0, 0]", "[99999999999]", "[1.5]"];
 
 #[test]
@@ -195,6 +254,9 @@ fn configurations_of_metadata_servers() {
         "\"\"",
         "\"m.sock\"",
         "\"rdma://h\"",
+        "\"rdma://0.0.0.0:7470\"",
+        "\"rdma://[::]:7470\"",
+        "\"rdma://10.0.0.1:0\"",
         "\"shm://relative\"",
         &format!("\"shm:///{}\"", "x".repeat(120)),
         "\"shm:///a\\u0000b\"",
@@ -215,6 +277,7 @@ fn configurations_of_metadata_servers() {
         ("lock_wait", NO_DURATION.to_vec()),
         ("stop_grace", NO_DURATION.to_vec()),
         ("trusted_uids", NO_LIST.to_vec()),
+        ("trusted_hosts", NO_NETWORKS.to_vec()),
     ];
     let mut table = Table::default();
     for (key, values) in &bad {
@@ -276,12 +339,21 @@ fn configurations_of_data_servers() {
     };
     let bad: Vec<(&str, Vec<&str>)> = vec![
         ("listen", [NO_TEXT, &["\"\"", "\"x\"", "\"tcp://h:1\"", "\"shm://r\""]].concat()),
-        ("metaserver", [NO_TEXT, &["\"\"", "\"x\"", "\"tcp://h:1\"", "\"shm://r\""]].concat()),
+        (
+            "metaserver",
+            [
+                NO_TEXT,
+                &["\"\"", "\"x\"", "\"tcp://h:1\"", "\"shm://r\"", "\"rdma://10.0.0.1:0\""],
+                &["\"rdma://10.0.0.1:7470\""],
+            ]
+            .concat(),
+        ),
         ("cores", [NO_LIST, &["[0, 1]"]].concat()),
         ("idle", [NO_TEXT, &["\"\"", "\"lazy\""]].concat()),
         ("handshake_timeout", NO_DURATION.to_vec()),
         ("stop_grace", NO_DURATION.to_vec()),
         ("trusted_uids", NO_LIST.to_vec()),
+        ("trusted_hosts", NO_NETWORKS.to_vec()),
     ];
     let whole_store = format!("[[store]]\n{}", render(&mut good_store.iter()));
     let mut table = Table::default();
@@ -342,6 +414,77 @@ fn configurations_of_data_servers() {
     }
     assert!(!Path::new(&store).exists(), "a refused configuration touched something");
     table.finish("configurations of data servers");
+}
+
+#[test]
+fn configurations_for_rdma() {
+    let top = tempfile::tempdir().unwrap();
+    let base = text(top.path());
+    let (meta, target) = (top.path().join("m.toml"), top.path().join("t.toml"));
+    let store =
+        format!("[[store]]\npath = \"{base}/store\"\nkind = \"directory\"\nsize = \"8M\"\n");
+    let mut table = Table::default();
+    // The lines from the second on, and what is said about them.
+    for (lines, words) in [
+        ("trusted_uids = [1000]", &["2: trusted_uids", "trusted_hosts"][..]),
+        ("trusted_hosts = [\"storage-1\"]", &["2: trusted_hosts", "storage-1", "192.168.1.0/24"]),
+        ("trusted_hosts = [\"10.0.0.1/8\"]", &["2: trusted_hosts", "10.0.0.0/8 for the whole"]),
+        ("rdma = 1", &["2:"]),
+        ("[rdma]\nconections_max = 1", &["3:", "unknown key `conections_max`"]),
+        ("[rdma]\nconnections_max = 0", &["3: rdma.connections_max", "1 to 32768"]),
+        ("[rdma]\nconnections_max = \"1\"", &["3: rdma.connections_max"]),
+        ("[rdma]\nshared_receives = 1", &["3: rdma.shared_receives", "64 to 65536"]),
+        ("[rdma]\nacknowledge_timeout = 5", &["3: rdma.acknowledge_timeout", "in quotes"]),
+        ("[rdma]\nacknowledge_timeout = \"1us\"", &["3: rdma.acknowledge_timeout", "1ms to 10s"]),
+    ] {
+        for (command, path) in [("metaserver", &meta), ("target", &target)] {
+            let rest = match command {
+                "metaserver" => format!("directory = \"{base}/meta\"\n"),
+                _ => "metaserver = \"rdma://10.0.0.1:7470\"\n".to_owned(),
+            };
+            // A table ends at the next one, so that other keys come first.
+            let (lines, rest, shift) = match lines.starts_with('[') {
+                true => (format!("{rest}{lines}"), String::new(), 1),
+                false => (lines.to_owned(), rest, 0),
+            };
+            let store = if command == "target" { store.as_str() } else { "" };
+            write(path, format!("listen = \"rdma://10.0.0.2:7480\"\n{lines}\n{rest}{store}"));
+            let place = path.file_name().unwrap().to_str().unwrap();
+            let (line, what) = words[0].split_once(':').unwrap();
+            let line = line.parse::<u32>().unwrap() + shift;
+            let mut words = words.to_vec();
+            let first = format!("{place}:{line}:{what}");
+            words[0] = &first;
+            table.case(&[command, "--config", &text(path)], 2, &words);
+        }
+    }
+    let keys = format!("directory = \"{base}/meta\"\nlisten = \"rdma://10.0.0.1:65535\"\n");
+    write(&meta, format!("{keys}reactors = 2\n"));
+    let words = ["m.toml:2: listen", "no port for reactor 1", "at most 65534"];
+    table.case(&["metaserver", "--config", &text(&meta)], 2, &words);
+    write(
+        &target,
+        format!("listen = \"shm:///t.sock\"\nmetaserver = \"rdma://10.0.0.1:7470\"\n{store}"),
+    );
+    let words = ["t.toml:2: metaserver", "different fabrics", "rdma:// for both"];
+    table.case(&["target", "--config", &text(&target)], 2, &words);
+
+    // What is right as far as the files go: now the machine is asked.
+    write(&meta, keys.replace("10.0.0.1:65535", "192.0.2.1:7470"));
+    write(
+        &target,
+        format!(
+            "listen = \"rdma://192.0.2.1:7480\"\nmetaserver = \"rdma://192.0.2.1:7470\"\n\
+             trusted_hosts = [\"192.0.2.0/24\"]\n{store}[rdma]\nacknowledge_timeout = \"10ms\"\n"
+        ),
+    );
+    for (command, path) in [("metaserver", &meta), ("target", &target)] {
+        let mut format = gannet();
+        format.args([command, "format", "--config", &text(path)]);
+        assert!(run(format).status.success());
+        table.case(&[command, "--config", &text(path)], 1, without_rdma());
+    }
+    table.finish("configurations for RDMA");
 }
 
 #[test]

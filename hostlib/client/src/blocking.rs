@@ -21,6 +21,7 @@ use crate::operation::{
 };
 use crate::options::ClientOptions;
 use crate::waiter::Waiter;
+use gannet_runtime::idle::IdlePolicy;
 use pieces::{Piece, Pieces};
 
 /// Buffers of [`Session::open_metaserver`], bytes each.
@@ -67,19 +68,27 @@ impl Session<AnyFabric> {
     /// # Errors
     /// [`OpenError`], `Request` if the server cannot be reached within `reconnect_timeout`.
     pub fn open_metaserver(metaserver: &Address) -> Result<Session<AnyFabric>, OpenError> {
-        let system = |what| move |source| OpenError::System { what, source };
         let options = ClientOptions::random(metaserver.clone()).map_err(|error| {
             let source = io::Error::other(error.to_string());
             OpenError::System { what: "a random session id", source }
         })?;
-        let fabric = AnyFabric::new(FabricOptions::for_address(metaserver))?;
+        Session::open_with(options)
+    }
+
+    /// Opens a session with settings of the caller's.
+    ///
+    /// # Errors
+    /// As [`Session::open_metaserver`], and `Request` with [`ErrorKind::NoWindows`] if the fabric
+    /// cannot protect memory as asked.
+    pub fn open_with(options: ClientOptions) -> Result<Session<AnyFabric>, OpenError> {
+        let system = |what| move |source| OpenError::System { what, source };
+        let metaserver = options.metaserver.clone();
+        let fabric = AnyFabric::new(FabricOptions::for_address(&metaserver))?;
         let arena = Arena::new(&RegionIds::new(), BUFFER_BYTES, BUFFERS)
             .map_err(system("memory for buffers"))?;
         let mut session = Session::new(Client::new(options, fabric), arena)
             .map_err(system("a descriptor to sleep on"))?;
-        session
-            .connect()
-            .map_err(|source| OpenError::Request { metaserver: metaserver.clone(), source })?;
+        session.connect().map_err(|source| OpenError::Request { metaserver, source })?;
         Ok(session)
     }
 }
@@ -90,7 +99,12 @@ impl<F: Fabric> Session<F> {
     /// # Errors
     /// What making a descriptor to sleep on returns.
     pub fn new(client: Client<F>, arena: Arena) -> io::Result<Session<F>> {
-        Ok(Session { client, arena, waiter: Waiter::new()?, completions: Vec::new() })
+        Ok(Session {
+            client,
+            arena,
+            waiter: Waiter::new(IdlePolicy::ADAPTIVE)?,
+            completions: Vec::new(),
+        })
     }
 
     /// The client, for its counters.

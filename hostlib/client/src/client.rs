@@ -4,18 +4,21 @@
 //! effects happen in [`Client::poll`]. A crash of the host program leaves nothing behind that the
 //! servers do not clean up by its lease and connections.
 //!
-//! Invariants: a buffer is in a completion only when no data server can reach it for its request;
-//! a slot is free only when the server has answered its last request; every waiting request is in
-//! exactly one queue, whose event is bound to happen or to fail it.
+//! Invariants: a buffer is in a completion only when no data server can reach it for its request,
+//! and all memory windows of the request are gone; a slot is free only when the server has answered
+//! its last request; every waiting request is in exactly one queue, whose event is bound to happen
+//! or to fail it, or it waits for windows of its own that are being opened or closed.
 
 mod connections;
 mod dispatch;
 mod encode;
+mod finish;
 mod recovery;
 mod replies;
 mod session;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -28,16 +31,17 @@ use gannet_runtime::time::Time;
 use crate::channels::Channels;
 use crate::counters::ClientCounters;
 use crate::defects::Defects;
-use crate::error::{ErrorKind, RequestError};
+use crate::error::ErrorKind;
 use crate::link::LinkTimes;
-use crate::operation::{Completion, Operation, Outcome, Refused, RequestId};
-use crate::options::ClientOptions;
+use crate::operation::{Completion, Operation, Refused, RequestId};
+use crate::options::{ClientOptions, Protection};
 use crate::regions::Regions;
 use crate::request::{Requests, State};
 use crate::sets::Sets;
-use crate::slots::{Parked, Slots};
+use crate::slots::Slots;
 use crate::targets::Targets;
 use crate::waiting::{Queue, Waiting};
+use crate::windows::Windows;
 
 /// How soon a packet that the fabric refused is tried again.
 const BLOCKED_RETRY: Duration = Duration::from_micros(100);
@@ -78,11 +82,12 @@ struct Wakes {
     rooms: u64,
     channels: u64,
     sets: bool,
+    windows: bool,
 }
 
 impl Wakes {
     fn any(&self) -> bool {
-        self.slots | self.rooms | self.channels != 0 || self.sets
+        self.slots | self.rooms | self.channels != 0 || self.sets || self.windows
     }
 }
 
@@ -101,6 +106,17 @@ pub struct Client<F: Fabric> {
     channels: Channels,
     targets: Targets,
     regions: Regions,
+    windows: Windows,
+    /// The request whose turn it is to get windows.
+    window_turn: Option<u32>,
+    /// When windows are asked for again although none has become free.
+    windows_due: Time,
+    /// A batch of events is being looked at.
+    is_draining: bool,
+    /// Windows were opened or closed since the last flush.
+    unflushed: bool,
+    /// Whether requests by windows are possible, or none are asked for.
+    can_protect: bool,
     sets: Sets,
     /// Counts changes of data sessions and registrations.
     sets_version: u64,
@@ -128,8 +144,18 @@ impl<F: Fabric> Client<F> {
     #[must_use]
     pub fn new(options: ClientOptions, fabric: F) -> Client<F> {
         let capacity = options.requests_max.clamp(1, 1 << 20);
+        let capabilities = fabric.capabilities();
+        let by_windows = options.protection == Protection::Window;
+        // Attempts that are given up are cut off by ending their data sessions.
+        let has_windows = capabilities.memory_windows && capabilities.disconnect_revokes_access;
         Client {
-            revokes: fabric.capabilities().disconnect_revokes_access,
+            revokes: capabilities.disconnect_revokes_access,
+            windows: Windows::new(if by_windows && has_windows { capacity } else { 0 }),
+            window_turn: None,
+            windows_due: Time::NEVER,
+            is_draining: false,
+            unflushed: false,
+            can_protect: has_windows || !by_windows,
             times: LinkTimes::new(&options),
             now: Time::ZERO,
             requests: Requests::new(capacity),
@@ -179,7 +205,8 @@ impl<F: Fabric> Client<F> {
         token: u64,
         timeout: Option<Duration>,
     ) -> Result<RequestId, Refused> {
-        if let Err(kind) = operation.check() {
+        let possible = if self.can_protect { Ok(()) } else { Err(ErrorKind::NoWindows) };
+        if let Err(kind) = possible.and_then(|()| operation.check()) {
             let error = operation.error(kind);
             return Err(Refused { operation, error });
         }
@@ -219,6 +246,7 @@ impl<F: Fabric> Client<F> {
         let mut events = std::mem::take(&mut self.events);
         self.fabric.poll(self.now, &mut events);
         let mut work = events.len();
+        self.is_draining = true;
         while let Some(event) = events.pop() {
             match event {
                 Event::Message { connection, bytes } => {
@@ -227,6 +255,7 @@ impl<F: Fabric> Client<F> {
                 other => self.on_event(other),
             }
         }
+        self.is_draining = false;
         events.clear();
         self.events = events;
         self.run_timers();
@@ -241,10 +270,10 @@ impl<F: Fabric> Client<F> {
     /// [`Time::ZERO`] if at once.
     #[must_use]
     pub fn deadline(&self) -> Time {
-        if !self.done.is_empty() || !self.untimed.is_empty() || self.wakes.any() {
+        if !self.done.is_empty() || !self.untimed.is_empty() || self.wakes.any() || self.unflushed {
             return Time::ZERO;
         }
-        let mut deadline = self.deadlines.next().min(self.links_due);
+        let mut deadline = self.deadlines.next().min(self.links_due).min(self.windows_due);
         for reactor in 0..self.channels.len() {
             let outbox = &self.channels[reactor].outbox;
             if outbox.is_blocked() {
@@ -327,6 +356,12 @@ impl<F: Fabric> Client<F> {
         self.defects.break_cuts();
     }
 
+    /// Breaks rule H2 on purpose: a request completes before its memory windows are closed.
+    #[cfg(feature = "defects")]
+    pub fn break_windows(&mut self) {
+        self.defects.break_windows();
+    }
+
     /// The fabric, for the harness that injects faults into it.
     pub fn fabric_mut(&mut self) -> &mut F {
         &mut self.fabric
@@ -400,59 +435,22 @@ impl<F: Fabric> Client<F> {
                 Timer::Timeout(index) => self.on_timeout(index),
                 Timer::Delay(index) => {
                     self.requests[index].delay = None;
+                    if self.requests[index].state == State::Closing {
+                        self.closing_is_late(index);
+                        continue;
+                    }
                     self.requests[index].state = State::Waiting;
                     self.dispatch(index);
                 }
             }
         }
+        if self.now >= self.windows_due {
+            self.windows_due = Time::NEVER;
+            self.wakes.windows = true;
+        }
         if self.now >= self.links_due {
             self.run_links();
         }
-    }
-
-    /// Ends a request. Its memory is out of reach of all data servers, or goes to quarantine.
-    fn finish(&mut self, index: u32, result: Result<Outcome, ErrorKind>) {
-        self.finish_with(index, result, false);
-    }
-
-    fn finish_with(&mut self, index: u32, result: Result<Outcome, ErrorKind>, quarantine: bool) {
-        self.waiting.remove(index);
-        self.leave_server(index);
-        let id = self.requests.id(index);
-        let request = &mut self.requests[index];
-        let (timeout, delay) = (request.timeout.take(), request.delay.take());
-        let (place, uncertain, attempt) =
-            (request.place.take(), request.uncertain, request.attempt);
-        let token = request.token;
-        for deadline in [timeout, delay].into_iter().flatten() {
-            self.deadlines.cancel(deadline);
-        }
-        let Some(operation) = self.requests.remove(index) else { return };
-        if let Some(place) = place {
-            if uncertain {
-                self.slots.park(Parked {
-                    place,
-                    attempt,
-                    handle: operation.handle(),
-                    answered_by_targets: operation.is_read()
-                        && !self.options.complete_by_metaserver,
-                });
-            } else {
-                self.slots.release(place);
-            }
-            // Even a parked slot is news to its queue: perhaps it was the last one.
-            self.wakes.slots |= 1 << place.shard;
-        }
-        self.counters.completions += 1;
-        let result: Result<Outcome, RequestError> = result.map_err(|kind| {
-            self.counters.failures += 1;
-            operation.error(kind)
-        });
-        let mut buffer = operation.into_buffer();
-        if quarantine {
-            self.quarantine.extend(buffer.take());
-        }
-        self.done.push(Completion { request: id, token, result, buffer });
     }
 
     /// The request is not with the server any more.
@@ -493,7 +491,8 @@ impl<F: Fabric> Client<F> {
             }
         }
         self.counters.packets += posted;
-        if posted > 0 {
+        if posted > 0 || std::mem::take(&mut self.unflushed) {
+            self.unflushed = false;
             self.fabric.flush();
         }
     }

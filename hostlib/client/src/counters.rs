@@ -21,6 +21,10 @@ pub struct ClientCounters {
     pub resends: u64,
     /// Requests whose memory was taken back from data servers.
     pub cuts: u64,
+    /// Memory windows opened.
+    pub windows: u64,
+    /// How often a request found no memory window free.
+    pub window_waits: u64,
     /// Connections to servers that ended.
     pub disconnects: u64,
     /// Connections that came up, the first ones included.
@@ -46,6 +50,8 @@ impl ClientCounters {
             ("late_arrivals", self.late_arrivals),
             ("resends", self.resends),
             ("cuts", self.cuts),
+            ("windows", self.windows),
+            ("window_waits", self.window_waits),
             ("disconnects", self.disconnects),
             ("connects", self.connects),
             ("protocol_errors", self.protocol_errors),

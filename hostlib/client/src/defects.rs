@@ -9,6 +9,8 @@ pub(crate) struct Defects {
     arrivals: bool,
     #[cfg(feature = "defects")]
     cuts: bool,
+    #[cfg(feature = "defects")]
+    windows: bool,
 }
 
 impl Defects {
@@ -27,6 +29,14 @@ impl Defects {
         #[cfg(not(feature = "defects"))]
         false
     }
+
+    /// H2: a request completes before its windows are closed.
+    pub(crate) fn windows(self) -> bool {
+        #[cfg(feature = "defects")]
+        return self.windows;
+        #[cfg(not(feature = "defects"))]
+        false
+    }
 }
 
 #[cfg(feature = "defects")]
@@ -37,5 +47,9 @@ impl Defects {
 
     pub(crate) fn break_cuts(&mut self) {
         self.cuts = true;
+    }
+
+    pub(crate) fn break_windows(&mut self) {
+        self.windows = true;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gannet_fabric::DisconnectReason;
+use gannet_fabric::{DisconnectReason, FabricError};
 use gannet_proto::{Inode, Status, TargetId};
 
 /// What kind of failure it was.
@@ -58,6 +58,16 @@ pub enum ErrorKind {
     SlotsLost,
     /// The fabric cannot reach the buffer's memory, or no fresh pages could be had.
     Memory(&'static str),
+    /// The device needs the memory pinned, and this process may not pin that much.
+    LockedMemory {
+        /// Length of the memory.
+        len_bytes: u64,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
+    /// The fabric has no memory windows, by which alone `ClientOptions::protection` lets data
+    /// servers reach memory.
+    NoWindows,
     /// A server broke the protocol in its answer to this request.
     Protocol(&'static str),
     /// More data servers than a client can keep sessions with.
@@ -99,7 +109,8 @@ impl RequestError {
             ErrorKind::Invalid(_) => Status::INVALID.errno(),
             ErrorKind::Cancelled { .. } => Status::CANCELLED.errno(),
             ErrorKind::TimedOut { .. } => Status::TIMED_OUT.errno(),
-            ErrorKind::Memory(_) => Status::NO_MEMORY.errno(),
+            ErrorKind::Memory(_) | ErrorKind::LockedMemory { .. } => Status::NO_MEMORY.errno(),
+            ErrorKind::NoWindows => Status::NOT_SUPPORTED.errno(),
             ErrorKind::Protocol(_) => Status::PROTOCOL.errno(),
             ErrorKind::OutcomeUnknown
             | ErrorKind::MetaserverLost { .. }
@@ -161,6 +172,15 @@ impl fmt::Display for ErrorKind {
                 f.write_str("earlier requests to this shard never got their final answers")
             }
             ErrorKind::Memory(what) => f.write_str(what),
+            // The fabric's words, with the remedy.
+            ErrorKind::LockedMemory { len_bytes, limit_bytes } => {
+                let (len_bytes, limit_bytes) = (*len_bytes, *limit_bytes);
+                FabricError::LockedMemory { len_bytes, limit_bytes }.fmt(f)
+            }
+            ErrorKind::NoWindows => f.write_str(
+                "protection \"window\" needs memory windows, which this fabric does not have: use \
+                 protection \"region\", or an rdma:// address",
+            ),
             ErrorKind::Protocol(what) => write!(f, "the server broke the protocol: {what}"),
             ErrorKind::TooManyTargets { limit } => {
                 write!(f, "a client keeps sessions with at most {limit} data servers")
@@ -216,5 +236,11 @@ mod tests {
         let refused =
             ErrorKind::Refused { status: Status::VERSION, version_min: 2, version_max: 3 };
         assert!(refused.to_string().contains("speaks 2 to 3, this host 1"));
+        let locked = ErrorKind::LockedMemory { len_bytes: 1 << 25, limit_bytes: 1 << 16 };
+        let text = RequestError::new("read", locked).to_string();
+        for part in ["read: 33554432 bytes", "65536 bytes", "ulimit -l", "LimitMEMLOCK"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(RequestError::new("read", locked).errno(), 12);
     }
 }

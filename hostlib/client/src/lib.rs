@@ -27,8 +27,9 @@ mod request;
 mod sets;
 mod slots;
 mod targets;
-mod waiter;
+pub mod waiter;
 mod waiting;
+mod windows;
 
 pub use client::Client;
 pub use counters::ClientCounters;
@@ -37,4 +38,4 @@ pub use operation::{
     AttributeChanges, Completion, Counters, Entry, Listing, Operation, Outcome, Ownership, Refused,
     RequestId, Role, Space,
 };
-pub use options::ClientOptions;
+pub use options::{ClientOptions, Protection, UnknownProtection};

@@ -1,9 +1,50 @@
 //! How a client is set up.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use gannet_fabric::Address;
 use gannet_proto::SessionId;
+
+/// How the host's memory is guarded against data servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protection {
+    /// A data server may reach the whole of each arena that requests to it have used, from then on
+    /// until its connection ends.
+    #[default]
+    Region,
+    /// A data server may reach exactly the bytes of a request, in the request's direction, as long
+    /// as the request is under way: one memory window per request and data server. Costs two steps
+    /// of the device per window; needs a fabric with memory windows.
+    Window,
+}
+
+/// A word that names no [`Protection`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("protection is \"region\" or \"window\", not {0:?}")]
+pub struct UnknownProtection(pub String);
+
+impl FromStr for Protection {
+    type Err = UnknownProtection;
+
+    fn from_str(word: &str) -> Result<Protection, UnknownProtection> {
+        match word {
+            "region" => Ok(Protection::Region),
+            "window" => Ok(Protection::Window),
+            other => Err(UnknownProtection(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protection::Region => "region",
+            Protection::Window => "window",
+        })
+    }
+}
 
 /// Settings of a [`crate::Client`].
 #[derive(Clone, Debug)]
@@ -42,6 +83,9 @@ pub struct ClientOptions {
     /// Let the metadata server complete reads, after the data servers confirmed placement to it,
     /// rather than the data servers' arrival notices.
     pub complete_by_metaserver: bool,
+    /// How memory is guarded. Where the fabric cannot do it, requests are refused with
+    /// [`crate::ErrorKind::NoWindows`].
+    pub protection: Protection,
 }
 
 impl ClientOptions {
@@ -64,6 +108,7 @@ impl ClientOptions {
             retry_delay_min: Duration::from_micros(200),
             retry_delay_max: Duration::from_millis(100),
             complete_by_metaserver: false,
+            protection: Protection::Region,
         }
     }
 
@@ -84,4 +129,19 @@ impl ClientOptions {
 pub(crate) fn delay(min: Duration, max: Duration, failures: u32) -> Duration {
     let factor = 1_u32.checked_shl(failures.min(20)).unwrap_or(u32::MAX);
     min.saturating_mul(factor).min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protection_is_a_word() {
+        for protection in [Protection::Region, Protection::Window] {
+            assert_eq!(protection.to_string().parse(), Ok(protection));
+        }
+        let unknown = "shared".parse::<Protection>().map_err(|unknown| unknown.to_string());
+        let text = "protection is \"region\" or \"window\", not \"shared\"";
+        assert_eq!(unknown, Err(text.to_owned()));
+    }
 }

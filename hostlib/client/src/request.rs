@@ -14,6 +14,10 @@
 //! | `Stranded` | channel open, session new | `Cutting`, then `Waiting` as new, or it fails |
 //! | `Delayed` | its time | `Waiting` or `Sent` |
 //! | `Cutting` | all its data sessions ended | what `after_cut` says |
+//! | `Closing` | all its windows are gone | done |
+//!
+//! Where requests have memory windows, each way to its completion leads over `Closing` as long as
+//! one of them is not gone, and `Waiting` may mean that windows are on their way.
 //!
 //! A request that is being ended (`ending`) leaves each of these to its completion instead.
 
@@ -23,7 +27,7 @@ use gannet_runtime::time::Time;
 use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::error::ErrorKind;
-use crate::operation::{Counters, Operation, RequestId};
+use crate::operation::{Counters, Operation, Outcome, RequestId};
 use crate::slots::Place;
 
 /// Which part of a read has arrived.
@@ -73,6 +77,8 @@ pub(crate) enum State {
     Stranded,
     /// Waits until data sessions have ended, so that nothing reaches its memory.
     Cutting,
+    /// Is over, and waits until its windows are gone.
+    Closing,
 }
 
 /// Why a request is ended early.
@@ -126,7 +132,12 @@ pub(crate) struct Request {
     /// Data sessions whose end it waits for, while `Cutting`.
     pub(crate) cut_waits: u64,
     pub(crate) timeout: Option<DeadlineId>,
+    /// Of `Delayed`: when it goes on. Of `Closing`: when its windows are late.
     pub(crate) delay: Option<DeadlineId>,
+    /// Its result, while `Closing`.
+    pub(crate) result: Option<Result<Outcome, ErrorKind>>,
+    /// Its windows have been late once.
+    pub(crate) is_late: bool,
     /// LOOKUP: bytes of the path that are resolved.
     pub(crate) resolved: u16,
     /// LOOKUP: shards crossed.
@@ -158,6 +169,8 @@ impl Request {
             cut_waits: 0,
             timeout: None,
             delay: None,
+            result: None,
+            is_late: false,
             resolved: 0,
             hops: 0,
             counters: Vec::new(),
@@ -223,6 +236,7 @@ impl Requests {
         entry.give_up_at = Time::NEVER;
         entry.ending = None;
         entry.cut_waits = 0;
+        entry.is_late = false;
         entry.resolved = 0;
         entry.hops = 0;
         Ok(index)

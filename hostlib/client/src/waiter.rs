@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use gannet_fabric::Fabric;
+use gannet_runtime::idle::{Idle, IdlePolicy, IdleStep};
 use gannet_runtime::time::Time;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -13,57 +14,76 @@ use rustix::io::Errno;
 use crate::client::Client;
 use crate::operation::Completion;
 
-/// How long to spin before yielding.
-const SPIN: Duration = Duration::from_micros(50);
-/// How long to spin and yield before sleeping.
-const YIELD: Duration = Duration::from_micros(500);
-
 /// Waits for one client. Belongs to its thread.
 #[derive(Debug)]
-pub(crate) struct Waiter {
+pub struct Waiter {
     epoll: std::os::fd::OwnedFd,
-    idle_since: Option<Time>,
+    idle: Idle,
 }
 
 impl Waiter {
-    pub(crate) fn new() -> io::Result<Waiter> {
+    /// A waiter that follows `policy` between polls.
+    ///
+    /// # Errors
+    /// What making a descriptor to sleep on returns.
+    pub fn new(policy: IdlePolicy) -> io::Result<Waiter> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Waiter { epoll, idle_since: None })
+        Ok(Waiter { epoll, idle: Idle::new(policy, Time::monotonic()) })
     }
 
     /// Polls the client until a completion is there.
-    pub(crate) fn wait<F: Fabric>(
-        &mut self,
-        client: &mut Client<F>,
-        completions: &mut Vec<Completion>,
-    ) {
+    pub fn wait<F: Fabric>(&mut self, client: &mut Client<F>, completions: &mut Vec<Completion>) {
+        self.worked(Time::monotonic());
         while completions.is_empty() {
             let now = Time::monotonic();
             if client.poll(now, completions) > 0 {
-                self.idle_since = None;
-                continue;
-            }
-            let since = *self.idle_since.get_or_insert(now);
-            match now.since(since) {
-                idle if idle < SPIN => std::hint::spin_loop(),
-                idle if idle < YIELD => std::thread::yield_now(),
-                _ => self.sleep(client, completions),
+                self.worked(now);
+            } else {
+                self.idle(client, completions, now);
             }
         }
-        self.idle_since = None;
     }
 
-    /// Blocks until a descriptor of the client is readable or its deadline has come.
-    fn sleep<F: Fabric>(&self, client: &mut Client<F>, completions: &mut Vec<Completion>) {
+    /// For users that poll the client themselves: a poll found work.
+    #[inline]
+    pub fn worked(&mut self, now: Time) {
+        self.idle.worked(now);
+    }
+
+    /// The same: a poll found none. Spins, yields, or sleeps; before a sleep the client is polled
+    /// once more.
+    pub fn idle<F: Fabric>(
+        &mut self,
+        client: &mut Client<F>,
+        completions: &mut Vec<Completion>,
+        now: Time,
+    ) {
+        match self.idle.step(now) {
+            IdleStep::Spin => std::hint::spin_loop(),
+            IdleStep::Yield => std::thread::yield_now(),
+            IdleStep::Sleep => {
+                if self.sleep(client, completions) {
+                    self.worked(now);
+                } else {
+                    self.idle.slept(Time::monotonic());
+                }
+            }
+        }
+    }
+
+    /// Blocks until a descriptor of the client is readable or its deadline has come; true if there
+    /// was something to do instead.
+    fn sleep<F: Fabric>(&self, client: &mut Client<F>, completions: &mut Vec<Completion>) -> bool {
         client.arm();
         // What was published before the flag was set announces itself to this poll only.
         let now = Time::monotonic();
-        let deadline =
-            if client.poll(now, completions) > 0 { Time::ZERO } else { client.deadline() };
-        if deadline > now && completions.is_empty() {
+        let worked = client.poll(now, completions) > 0 || !completions.is_empty();
+        let deadline = client.deadline();
+        if deadline > now && !worked {
             self.block(client, (deadline != Time::NEVER).then(|| deadline.since(now)));
         }
         client.disarm();
+        worked
     }
 
     fn block<F: Fabric>(&self, client: &Client<F>, timeout: Option<Duration>) {

@@ -17,9 +17,11 @@ pub(crate) enum Queue {
     Room(u16),
     /// Data sessions and registrations.
     Sets,
+    /// Memory windows.
+    Windows,
 }
 
-const QUEUES: usize = SHARDS + 2 * REACTORS_MAX + 1;
+const QUEUES: usize = SHARDS + 2 * REACTORS_MAX + 2;
 const NONE: u32 = u32::MAX;
 
 impl Queue {
@@ -28,7 +30,8 @@ impl Queue {
             Queue::Slot(shard) => usize::from(shard) % SHARDS,
             Queue::Channel(reactor) => SHARDS + usize::from(reactor) % REACTORS_MAX,
             Queue::Room(reactor) => SHARDS + REACTORS_MAX + usize::from(reactor) % REACTORS_MAX,
-            Queue::Sets => QUEUES - 1,
+            Queue::Sets => QUEUES - 2,
+            Queue::Windows => QUEUES - 1,
         }
     }
 }
@@ -73,6 +76,32 @@ impl Waiting {
             last => self.links[last as usize].after = request,
         }
         self.ends[index].last = request;
+    }
+
+    /// Puts a request that is in a queue at the front of it.
+    pub(crate) fn move_to_front(&mut self, request: u32) {
+        let queue = self.links[request as usize].queue;
+        if queue == NONE {
+            return;
+        }
+        self.remove(request);
+        let ends = &mut self.ends[queue as usize];
+        let first = std::mem::replace(&mut ends.first, request);
+        self.links[request as usize] = Link { before: NONE, after: first, queue };
+        match first {
+            NONE => ends.last = request,
+            first => self.links[first as usize].before = request,
+        }
+    }
+
+    /// Whether the request is in this queue.
+    pub(crate) fn is_in(&self, queue: Queue, request: u32) -> bool {
+        self.links[request as usize].queue == queue.index() as u32
+    }
+
+    /// Whether the request is in a queue.
+    pub(crate) fn is_queued(&self, request: u32) -> bool {
+        self.links[request as usize].queue != NONE
     }
 
     /// Takes the request out of whichever queue it is in, if any.
@@ -140,5 +169,24 @@ mod tests {
         waiting.remove(2);
         waiting.remove(2);
         assert!(waiting.is_empty(Queue::Sets));
+    }
+
+    #[test]
+    fn a_request_can_be_put_first() {
+        let mut waiting = Waiting::new(3);
+        waiting.move_to_front(1);
+        assert!(!waiting.is_queued(1), "it was in no queue");
+        for request in 0..3 {
+            waiting.push(Queue::Windows, request);
+        }
+        waiting.move_to_front(2);
+        assert!(waiting.is_in(Queue::Windows, 2) && !waiting.is_in(Queue::Sets, 2));
+        assert_eq!(waiting.len(Queue::Windows), 3);
+        for request in [2, 0, 1] {
+            assert_eq!(waiting.pop(Queue::Windows), Some(request));
+        }
+        waiting.push(Queue::Windows, 1);
+        waiting.move_to_front(1);
+        assert_eq!((waiting.pop(Queue::Windows), waiting.pop(Queue::Windows)), (Some(1), None));
     }
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gannet_client::blocking::Session;
-use gannet_client::{ErrorKind, Ownership, Role};
+use gannet_client::blocking::{OpenError, Session};
+use gannet_client::{ClientOptions, ErrorKind, Ownership, Protection, Role};
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::{Address, ConnectionId, Event, Events, Fabric};
 use gannet_proto::handshake::Hello;
@@ -345,6 +345,19 @@ fn a_waiting_call_sleeps_until_it_is_woken() {
         .saturating_sub(Duration::new(before.tv_sec as u64, before.tv_nsec as u32));
     assert!(start.elapsed() >= 10 * FSYNC);
     assert!(cpu < 5 * FSYNC, "{cpu:?} of the processor for {:?} of waiting", start.elapsed());
+}
+
+#[test]
+fn protection_that_the_fabric_does_not_have_is_an_error() {
+    let server = Running::start();
+    let options = ClientOptions::random(server.address.clone()).unwrap();
+    let options = ClientOptions { protection: Protection::Window, ..options };
+    let error = Session::open_with(options).unwrap_err();
+    let OpenError::Request { source, .. } = &error else { panic!("{error}") };
+    assert_eq!(source.kind, ErrorKind::NoWindows);
+    assert!(error.to_string().contains("needs memory windows"), "{error}");
+    let options = ClientOptions::random(server.address.clone()).unwrap();
+    assert!(Session::open_with(options).is_ok());
 }
 
 #[test]

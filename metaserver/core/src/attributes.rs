@@ -133,7 +133,7 @@ impl Core {
             return true;
         }
         let (kind, kept) = (ReplyKind::Entry, Request::Attributes(*request));
-        let Some(id) = self.ensure_operation(context, kind, inode, kept, sink) else {
+        let Some(id) = self.ensure_operation(context, kind, inode, kept, &[], sink) else {
             return false;
         };
         match self.acquire_hold(id, inode, range) {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use gannet_proto::control::Grant;
 use gannet_proto::limits::{GRANTS_MAX, PARTS_MAX, SHARDS, SLOTS_MAX, TARGETS_PER_FILE_MAX};
-use gannet_proto::operations::Register;
+use gannet_proto::operations::{Register, Window};
 use gannet_proto::{
     GrantNumber, Inode, RegionId, SessionId, ShardId, Status, StoreId, TargetId, Term,
 };
@@ -118,6 +118,7 @@ pub struct Enrollment {
 
 mod apply;
 mod attributes;
+mod buffer;
 mod counters;
 mod crossshard;
 mod defects;
@@ -217,6 +218,7 @@ struct Scratch {
     parts: Vec<read::Part>,
     entries: Vec<u8>,
     operations: Vec<OperationId>,
+    windows: Vec<Window>,
 }
 
 impl Core {

@@ -89,7 +89,7 @@ impl Core {
     ) -> Option<OperationId> {
         let (kind, parent) = (operation.reply_kind(), operation.request.parent.inode());
         let kept = Request::Name(operation);
-        let id = self.ensure_operation(&mut context, kind, parent, kept, sink)?;
+        let id = self.ensure_operation(&mut context, kind, parent, kept, &[], sink)?;
         let order = self.last_operation + 1;
         if let Some(operation) = self.operations.find_mut(id)
             && operation.order == 0

@@ -9,7 +9,7 @@
 //!
 //! Memory of ended operations is used again, their vectors included.
 
-use gannet_proto::operations::{Read, RequestHeader, SetAttributes, Write};
+use gannet_proto::operations::{Read, RequestHeader, SetAttributes, Window, Write};
 use gannet_proto::{Inode, ShardId, Status, StoreId, TargetId};
 
 use crate::name_operations::NameOperation;
@@ -116,6 +116,8 @@ pub(crate) struct Operation {
     pub header: RequestHeader,
     pub inode: Inode,
     pub request: Request,
+    /// Read, write: the windows by which the host named its memory, if it did so.
+    pub windows: Vec<Window>,
     /// When waiting for a data server ends; `u64::MAX` before that wait begins.
     pub deadline: Nanos,
     /// Grants out.
@@ -166,6 +168,7 @@ impl Operation {
             header: RequestHeader::default(),
             inode: Inode(0),
             request: Request::None,
+            windows: Vec::new(),
             deadline: Nanos(u64::MAX),
             outstanding: 0,
             lost: 0,
@@ -233,6 +236,7 @@ impl Operations {
         operation.header = header;
         operation.inode = inode;
         operation.request = request;
+        operation.windows.clear();
         operation.deadline = Nanos(u64::MAX);
         operation.failure = Status::OK;
         operation.silent = false;

@@ -7,16 +7,16 @@
 use gannet_proto::control::{Grant, grant_flags, grant_operation};
 use gannet_proto::data::Trailer;
 use gannet_proto::limits::BLOCK_BYTES;
-use gannet_proto::operations::{BufferRef, Read, io_flags};
+use gannet_proto::operations::{Read, Window, io_flags};
 use gannet_proto::{Status, StoreId, TargetId};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
+use crate::buffer::{Buffer, HostMemory};
 use crate::extents::Extent;
 use crate::namespace::{File, StoreSet};
 use crate::operations::{OperationId, Request, State};
 use crate::reply::{Context, ReplyKind, TargetTail};
-use crate::sessions::Registration;
 use crate::targets::Targets;
 use crate::{Core, Lsn, Now, SessionIndex, Sink};
 
@@ -168,20 +168,30 @@ impl Planner<'_> {
 }
 
 /// What all grants of a request have in common.
-pub(crate) struct GrantBase {
+pub(crate) struct GrantBase<'a> {
     pub context: Context,
     pub id: OperationId,
     pub session: u64,
-    pub buffer: BufferRef,
+    pub buffer: Buffer<'a>,
+    /// Bytes of the request.
+    pub length: u32,
     pub after: Lsn,
 }
 
 impl Core {
-    /// READ.
-    pub fn read(&mut self, now: Now, session: SessionIndex, request: &Read, sink: &mut impl Sink) {
+    /// READ, with the windows that [`Read::windows`] found in it.
+    pub fn read(
+        &mut self,
+        now: Now,
+        session: SessionIndex,
+        request: &Read,
+        windows: &[Window],
+        sink: &mut impl Sink,
+    ) {
         self.counters.reads += 1;
         if let Some(context) = self.admit(session, &request.header, ReplyKind::Io, sink) {
-            self.start_read(now, context, request, sink);
+            let buffer = Buffer::new(request.flags.get(), request.buffer, windows);
+            self.start_read(now, context, request, buffer, sink);
         }
         self.settle(now, sink);
     }
@@ -192,6 +202,7 @@ impl Core {
         now: Now,
         mut context: Context,
         request: &Read,
+        buffer: Buffer<'_>,
         sink: &mut impl Sink,
     ) {
         let refuse = |core: &mut Core, status, sink: &mut _| {
@@ -238,13 +249,15 @@ impl Core {
                     parts.insert(0, zeros);
                 }
                 let reply = (length, end_of_file, after);
-                self.grant_read(now, &mut context, request, (&parts, &set), reply, sink);
+                let asked = (request, buffer);
+                self.grant_read(&mut context, asked, (&parts, &set), reply, sink);
             }
             Err(Obstacle::Status(status)) => refuse(self, status, sink),
             Err(Obstacle::Absent) => {
-                let request = Request::Read(*request);
-                let kind = ReplyKind::Io;
-                if let Some(id) = self.ensure_operation(&mut context, kind, inode, request, sink) {
+                let (kept, kind) = (Request::Read(*request), ReplyKind::Io);
+                let windows = buffer.windows();
+                let id = self.ensure_operation(&mut context, kind, inode, kept, windows, sink);
+                if let Some(id) = id {
                     self.park_for_target(now, id);
                 }
             }
@@ -255,9 +268,8 @@ impl Core {
     /// Sends the grants of a read whose parts are planned, if nothing is missing.
     fn grant_read(
         &mut self,
-        now: Now,
         context: &mut Context,
-        request: &Read,
+        (request, buffer): (&Read, Buffer<'_>),
         (parts, set): (&[Part], &StoreSet),
         (total, end_of_file, after): (u32, bool, Lsn),
         sink: &mut impl Sink,
@@ -266,7 +278,7 @@ impl Core {
             core.answer_status(context, ReplyKind::Io, status, sink);
         };
         let targets = parts.iter().map(|part| part.target);
-        match self.check_registrations(context, targets, &request.buffer, request.length.get()) {
+        match self.check_buffer(context, targets, buffer, request.length.get()) {
             Ok(()) => {}
             Err(Status::STALE_SET) => {
                 let mut tail = TargetTail::default();
@@ -279,12 +291,13 @@ impl Core {
         let resumed = context.operation.is_some();
         let kept = Request::Read(*request);
         let kind = ReplyKind::Io;
-        let Some(id) = self.ensure_operation(context, kind, inode, kept, sink) else { return };
+        let windows = buffer.windows();
+        let id = self.ensure_operation(context, kind, inode, kept, windows, sink);
+        let Some(id) = id else { return };
         let targets = parts.iter().map(|part| part.target);
         if let Some((target, needed)) = self.without_room(targets, resumed) {
             return self.park_for_credit(id, target, needed);
         }
-        let _ = now;
         let confirm = request.flags.get() & io_flags::COMPLETE_BY_METASERVER != 0;
         self.begin_granted(id, parts.len(), request.offset.get(), total);
         if let Some(operation) = self.operations.find_mut(id) {
@@ -295,8 +308,8 @@ impl Core {
             self.delegate(context);
         }
         let session = self.sessions.view(context.session).map_or(0, |session| session.id.0);
-        let buffer = request.buffer;
-        let base = GrantBase { context: *context, id, session, buffer, after };
+        let length = request.length.get();
+        let base = GrantBase { context: *context, id, session, buffer, length, after };
         let mut done = 0;
         for (index, part) in parts.iter().enumerate() {
             let trailer = Trailer {
@@ -329,15 +342,15 @@ impl Core {
         self.counters.read_bytes += u64::from(total);
     }
 
-    /// Checks that the session has named its buffer to every data server.
+    /// Checks that the host has named its memory to every data server.
     ///
     /// # Errors
-    /// `STALE_SET` if it has not, `INVALID` if the buffer does not lie in its region.
-    pub(crate) fn check_registrations(
+    /// As [`Buffer::at`].
+    pub(crate) fn check_buffer(
         &self,
         context: &Context,
         targets: impl Iterator<Item = TargetId>,
-        buffer: &BufferRef,
+        buffer: Buffer<'_>,
         length: u32,
     ) -> Result<(), Status> {
         let session = self.sessions.view(context.session).ok_or(Status::STALE_SET)?;
@@ -346,12 +359,7 @@ impl Core {
             if target == checked {
                 continue;
             }
-            let registration =
-                session.registration(buffer.region.get(), target).ok_or(Status::STALE_SET)?;
-            let end = buffer.offset.get().checked_add(length.into()).ok_or(Status::INVALID)?;
-            if end > registration.length || registration.address.checked_add(end).is_none() {
-                return Err(Status::INVALID);
-            }
+            buffer.at(session, target, length)?;
             checked = target;
         }
         Ok(())
@@ -410,26 +418,22 @@ impl Core {
     /// Completes a grant and sends it. `done` bytes of the host's buffer belong to parts before.
     pub(crate) fn send_grant(
         &mut self,
-        base: &GrantBase,
+        base: &GrantBase<'_>,
         target: TargetId,
         done: u64,
         grant: &mut Grant,
         sink: &mut impl Sink,
     ) {
-        let region = base.buffer.region.get();
         let session = self.sessions.view(base.context.session);
-        let registration = session.and_then(|session| session.registration(region, target));
-        let (Some(registration), Some(known)) = (registration.copied(), self.targets.find(target))
-        else {
-            return;
-        };
-        let Registration { epoch, address, key, .. } = registration;
+        let memory = session.and_then(|session| base.buffer.at(session, target, base.length).ok());
+        let (Some(memory), Some(known)) = (memory, self.targets.find(target)) else { return };
+        let HostMemory { epoch, address, key } = memory;
         grant.term = U64::new(self.config.term.0);
         grant.number = U64::new(known.grant(base.id).0);
         grant.session = U64::new(base.session);
         grant.epoch = U64::new(epoch.0);
         grant.shard = base.context.header.shard;
-        grant.host_address = U64::new(address + base.buffer.offset.get() + done);
+        grant.host_address = U64::new(address + done);
         grant.host_key = U32::new(key);
         self.counters.grants += 1;
         sink.grant(target, base.after, grant);

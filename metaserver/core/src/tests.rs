@@ -7,4 +7,5 @@ mod requests;
 mod room;
 mod safety;
 mod shards;
+mod windows;
 mod world;

@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 
+use gannet_proto::operations::Window;
 use gannet_proto::{Inode, ShardId, Status, StoreId, TargetId};
 
+use crate::buffer::Buffer;
 use crate::operations::{OperationId, Request, State};
 use crate::reply::{Context, ReplyKind};
 use crate::{Core, Nanos, Now, Sink};
@@ -67,6 +69,7 @@ impl Core {
         kind: ReplyKind,
         inode: Inode,
         request: Request,
+        windows: &[Window],
         sink: &mut impl Sink,
     ) -> Option<OperationId> {
         if let Some(id) = context.operation {
@@ -76,6 +79,9 @@ impl Core {
         }
         match self.operations.begin(context.session, context.header, inode, request) {
             Some(id) => {
+                if let Some(operation) = self.operations.find_mut(id) {
+                    operation.windows.extend_from_slice(windows);
+                }
                 self.begin_slot(context, id);
                 context.operation = Some(id);
                 Some(id)
@@ -92,15 +98,25 @@ impl Core {
         let Some((context, _)) = self.context_of(id) else { return };
         let Some(operation) = self.operations.find_mut(id) else { return };
         operation.state = State::Runnable;
+        let mut windows = std::mem::take(&mut self.scratch.windows);
+        windows.clear();
+        windows.extend_from_slice(&operation.windows);
         match std::mem::take(&mut operation.request) {
-            Request::Read(read) => self.start_read(now, context, &read, sink),
-            Request::Write(write) => self.start_write(now, context, &write, sink),
+            Request::Read(read) => {
+                let buffer = Buffer::new(read.flags.get(), read.buffer, &windows);
+                self.start_read(now, context, &read, buffer, sink);
+            }
+            Request::Write(write) => {
+                let buffer = Buffer::new(write.flags.get(), write.buffer, &windows);
+                self.start_write(now, context, &write, buffer, sink);
+            }
             Request::Attributes(request) => {
                 self.start_attributes(now, context, &request, sink);
             }
             Request::Name(name) => self.resume_name(now, context, name, sink),
             Request::None => {}
         }
+        self.scratch.windows = windows;
     }
 
     /// Puts an operation to what can go on.

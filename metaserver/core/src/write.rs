@@ -8,11 +8,12 @@
 use gannet_proto::control::{Grant, grant_flags, grant_operation};
 use gannet_proto::data::Trailer;
 use gannet_proto::limits::{BLOCK_BYTES, FILE_BYTES_MAX};
-use gannet_proto::operations::{Write, io_flags};
+use gannet_proto::operations::{Window, Write, io_flags};
 use gannet_proto::{Block, Inode, Status, TargetId};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
+use crate::buffer::Buffer;
 use crate::extents::Extent;
 use crate::holds::{Acquired, Blocks, Range};
 use crate::operations::{NONE, OperationId, Request, Run, State};
@@ -23,12 +24,13 @@ use crate::staging::{BLOCK, Edges, Obstacle, Place};
 use crate::{Core, Lsn, Now, SessionIndex, Sink};
 
 impl Core {
-    /// WRITE.
+    /// WRITE, with the windows that [`Write::windows`] found in it.
     pub fn write(
         &mut self,
         now: Now,
         session: SessionIndex,
         request: &Write,
+        windows: &[Window],
         sink: &mut impl Sink,
     ) {
         self.counters.writes += 1;
@@ -36,8 +38,10 @@ impl Core {
             let inode = request.handle.inode();
             let kept = Request::Write(*request);
             let kind = ReplyKind::Io;
-            if self.ensure_operation(&mut context, kind, inode, kept, sink).is_some() {
-                self.start_write(now, context, request, sink);
+            let id = self.ensure_operation(&mut context, kind, inode, kept, windows, sink);
+            if id.is_some() {
+                let buffer = Buffer::new(request.flags.get(), request.buffer, windows);
+                self.start_write(now, context, request, buffer, sink);
             }
         }
         self.settle(now, sink);
@@ -49,6 +53,7 @@ impl Core {
         now: Now,
         context: Context,
         request: &Write,
+        buffer: Buffer<'_>,
         sink: &mut impl Sink,
     ) {
         let Some(id) = context.operation else { return };
@@ -56,7 +61,7 @@ impl Core {
             operation.request = Request::Write(*request);
         }
         match self.prepare_write(id, &context, request) {
-            Ok(true) => self.grant_write(now, &context, request, sink),
+            Ok(true) => self.grant_write(now, &context, (request, buffer), sink),
             Ok(false) => {}
             Err(status) => self.answer_status(&context, ReplyKind::Io, status, sink),
         }
@@ -165,7 +170,13 @@ impl Core {
     }
 
     /// Stages blocks for a write that holds its range, and sends its grants.
-    fn grant_write(&mut self, now: Now, context: &Context, request: &Write, sink: &mut impl Sink) {
+    fn grant_write(
+        &mut self,
+        now: Now,
+        context: &Context,
+        (request, buffer): (&Write, Buffer<'_>),
+        sink: &mut impl Sink,
+    ) {
         let Some(id) = context.operation else { return };
         let inode = request.handle.inode();
         if !self.choose_layout(now, context, inode, sink) {
@@ -207,8 +218,7 @@ impl Core {
         }
         let targets = &targets[..count];
         let length = request.length.get();
-        let checked =
-            self.check_registrations(context, targets.iter().copied(), &request.buffer, length);
+        let checked = self.check_buffer(context, targets.iter().copied(), buffer, length);
         match checked {
             Ok(()) => {}
             Err(Status::STALE_SET) => {
@@ -223,14 +233,14 @@ impl Core {
             self.unstage(id);
             return self.park_for_credit(id, target, needed);
         }
-        self.send_write(context, request, (place, &edges), (targets, lsn), sink);
+        self.send_write(context, (request, buffer), (place, &edges), (targets, lsn), sink);
     }
 
     /// Sends the grants of a write whose blocks are staged.
     fn send_write(
         &mut self,
         context: &Context,
-        request: &Write,
+        (request, buffer): (&Write, Buffer<'_>),
         (place, edges): (Place, &Edges),
         (targets, lsn): (&[TargetId], Lsn),
         sink: &mut impl Sink,
@@ -277,7 +287,8 @@ impl Core {
                 context: *context,
                 id,
                 session,
-                buffer: request.buffer,
+                buffer,
+                length: request.length.get(),
                 after: lsn.max(run.lsn),
             };
             self.send_grant(&base, *target, start - place.offset, &mut grant, sink);

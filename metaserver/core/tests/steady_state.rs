@@ -9,10 +9,13 @@ use gannet_meta_core::{
 use gannet_proto::control::{Grant, StoreInfo};
 use gannet_proto::limits::SHARDS;
 use gannet_proto::operations::{
-    BufferRef, EntryReply, NameRequest, Names, Read, Register, RequestHeader, Write, name_operation,
+    BufferRef, EntryReply, NameRequest, Names, Read, Register, RequestHeader, Window, Write,
+    io_flags, name_operation,
 };
 use gannet_proto::packet::Message;
-use gannet_proto::{GrantNumber, Handle, Inode, SessionId, Status, StoreId, TargetId, Term};
+use gannet_proto::{
+    GrantNumber, Handle, Inode, RegionId, SessionId, Status, StoreId, TargetId, Term,
+};
 use gannet_runtime::counting_allocator::{CountingAllocator, allocations_on_this_thread};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -76,6 +79,8 @@ struct Bench {
     target: TargetId,
     file: Inode,
     sequences: [u64; SLOTS as usize],
+    /// Requests name the memory by windows, of which this is the data server's.
+    window: Option<Window>,
     now: Now,
 }
 
@@ -125,7 +130,7 @@ fn bench() -> Bench {
     let mut sequences = [0; SLOTS as usize];
     sequences[0] = 1;
     let target = enrollment.target;
-    Bench { core, sink, session, target, file, sequences, now }
+    Bench { core, sink, session, target, file, sequences, window: None, now }
 }
 
 fn header(slot: u16, sequence: u64) -> RequestHeader {
@@ -143,8 +148,16 @@ impl Bench {
         header(slot, self.sequences[usize::from(slot)])
     }
 
+    fn windows(&self) -> (U16, U16) {
+        let flags = self.window.map_or(0, |_| io_flags::WINDOWS);
+        (U16::new(flags), U16::new(self.window.is_some().into()))
+    }
+
     fn write(&mut self, slot: u16, block: u64, blocks: u64) {
+        let (flags, windows) = self.windows();
         let request = Write {
+            flags,
+            windows,
             header: self.header(slot),
             handle: Handle::new(self.file),
             offset: U64::new(block * BLOCK),
@@ -154,7 +167,8 @@ impl Bench {
             ..Write::default()
         };
         let before = self.sink.grants;
-        self.core.write(self.now, self.session, &request, &mut self.sink);
+        let named = self.window.as_slice();
+        self.core.write(self.now, self.session, &request, named, &mut self.sink);
         for number in self.sink.number + before + 1 - self.sink.grants..=self.sink.number {
             let number = GrantNumber(number);
             self.core.notice(self.now, self.target, number, Status::OK, 0, &mut self.sink);
@@ -163,7 +177,10 @@ impl Bench {
     }
 
     fn read(&mut self, slot: u16, block: u64) {
+        let (flags, windows) = self.windows();
         let request = Read {
+            flags,
+            windows,
             header: self.header(slot),
             handle: Handle::new(self.file),
             offset: U64::new(block * BLOCK),
@@ -172,7 +189,8 @@ impl Bench {
             buffer: BufferRef { region: U32::new(1), ..BufferRef::default() },
             ..Read::default()
         };
-        self.core.read(self.now, self.session, &request, &mut self.sink);
+        let named = self.window.as_slice();
+        self.core.read(self.now, self.session, &request, named, &mut self.sink);
     }
 
     fn retire_all(&mut self) {
@@ -192,7 +210,20 @@ impl Bench {
 
 #[test]
 fn reads_and_overwrites_do_not_allocate() {
+    steady(bench());
+}
+
+#[test]
+fn neither_do_those_that_name_windows() {
     let mut bench = bench();
+    let target = U32::new(bench.target.0);
+    bench.window = Some(Window { target, key: U32::new(1), ..Window::default() });
+    // The region is not what they use.
+    bench.core.unregister(bench.session, RegionId(1));
+    steady(bench);
+}
+
+fn steady(mut bench: Bench) {
     // Blocks one by one in a scattered order, so that the map has many extents.
     for block in 0..FILE_BLOCKS {
         bench.write(0, (block * 91) % FILE_BLOCKS, 1);

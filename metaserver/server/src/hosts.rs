@@ -34,6 +34,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         now: Now,
         connection: ConnectionId,
         hello: &HostHello,
+        features: u64,
     ) -> Result<(), Status> {
         let Some(core) = &mut self.core else { return Err(Status::AGAIN) };
         let session = SessionId(hello.session.get());
@@ -58,17 +59,17 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             lease_end: Time::NEVER,
         });
         self.shell.connections.set_role(connection, Role::Host(index));
-        self.welcome_host(connection, resumed);
+        self.welcome_host(connection, resumed, features);
         Ok(())
     }
 
-    fn welcome_host(&mut self, connection: ConnectionId, resumed: bool) {
+    fn welcome_host(&mut self, connection: ConnectionId, resumed: bool, features: u64) {
         let welcome = HostWelcome {
             version: U16::new(gannet_proto::VERSION),
             shards: U16::new(self.superblock.shard_map.len() as u16),
             reactors: U16::new(self.config.addresses.len() as u16),
             reactor: U16::new(self.config.reactor),
-            features: U64::ZERO,
+            features: U64::new(features),
             term: U64::new(self.shell.term),
             file_system_uuid: self.superblock.file_system_uuid,
             slots: U16::new(self.config.slots),
@@ -97,14 +98,14 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         let (sink, core_now) = (&mut self.shell, core_now(now));
         match frame.kind {
             Read::KIND => {
-                let (read, _) = frame.read::<Read>()?;
-                read.check()?;
-                core.read(core_now, host, read, sink);
+                let (read, tail) = frame.read::<Read>()?;
+                let windows = read.windows(tail)?;
+                core.read(core_now, host, read, windows, sink);
             }
             Write::KIND => {
-                let (write, _) = frame.read::<Write>()?;
-                write.check()?;
-                core.write(core_now, host, write, sink);
+                let (write, tail) = frame.read::<Write>()?;
+                let windows = write.windows(tail)?;
+                core.write(core_now, host, write, windows, sink);
             }
             NameRequest::KIND => {
                 let (request, tail) = frame.read::<NameRequest>()?;

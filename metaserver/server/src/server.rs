@@ -276,8 +276,9 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         let frame = next().map_err(protocol)?;
         match frame.kind {
             HostHello::KIND => {
-                let (hello, _) = frame.read::<HostHello>().map_err(protocol)?;
-                self.host_hello(now, connection, hello).map_err(refuse)
+                let (opening, _) = frame.read::<HostHello>().map_err(protocol)?;
+                let features = hello.features_in_use();
+                self.host_hello(now, connection, opening, features).map_err(refuse)
             }
             TargetHello::KIND => {
                 let (hello, tail) = frame.read::<TargetHello>().map_err(protocol)?;

@@ -81,15 +81,7 @@ impl AnyDisk {
         self.add(Place::Ram(id))
     }
 
-    /// Makes transfers to and from a mapping cheaper; see [`UringDisk::register_memory`].
-    ///
-    /// # Errors
-    /// As there, and as harmless.
-    pub fn register_memory(&mut self, mapping: &Arc<Mapping>) -> Result<(), DiskError> {
-        self.uring.as_mut().map_or(Ok(()), |uring| uring.register_memory(mapping))
-    }
-
-    /// Undoes [`AnyDisk::register_memory`].
+    /// Undoes [`Disk::register_memory`].
     pub fn unregister_memory(&mut self, mapping: &Arc<Mapping>) {
         if let Some(uring) = &mut self.uring {
             uring.unregister_memory(mapping);
@@ -189,6 +181,11 @@ impl Disk for AnyDisk {
             Place::Ram(id) => self.ram.resident(id, offset, len_bytes),
             Place::Uring(_) => None,
         }
+    }
+
+    /// For the files on disk; those in memory need none.
+    fn register_memory(&mut self, memory: &Arc<Mapping>) -> Result<(), DiskError> {
+        self.uring.as_mut().map_or(Ok(()), |uring| uring.register_memory(memory))
     }
 
     fn read(&mut self, transfer: Transfer) -> Result<(), Refused> {

@@ -21,8 +21,9 @@ mod ready;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use gannet_runtime::memory::{Memory, Slice};
+use gannet_runtime::memory::{Mapping, Memory, Slice};
 use gannet_runtime::time::Time;
 
 /// Unit of transfers, bytes.
@@ -138,6 +139,15 @@ pub trait Disk {
     /// A view of a range of a file that lies in memory (a RAM store); `None` on other files or
     /// outside the file.
     fn resident(&self, file: FileId, offset: u64, len_bytes: usize) -> Option<Slice>;
+
+    /// Makes transfers to and from a mapping cheaper where the provider can: the kernel pins it once
+    /// and not for each of them. To be asked for at the start; again is no error. The pages of a
+    /// registered mapping must not be replaced ([`Mapping::replace_pages`]).
+    ///
+    /// # Errors
+    /// `System` or `Limit` when the kernel or a table takes no more, often for want of locked memory:
+    /// the text says so. All transfers work all the same: report it and go on.
+    fn register_memory(&mut self, memory: &Arc<Mapping>) -> Result<(), DiskError>;
 
     /// Starts to read from a file.
     ///

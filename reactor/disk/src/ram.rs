@@ -139,6 +139,11 @@ impl Disk for RamDisk {
         file.mapping.slice(offset, len_bytes as u64)
     }
 
+    /// Nothing to do: the processor copies, and needs nothing pinned.
+    fn register_memory(&mut self, _memory: &Arc<Mapping>) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     fn read(&mut self, transfer: Transfer) -> Result<(), Refused> {
         self.start(transfer, |file, transfer| {
             let Transfer { offset, memory, memory_offset, len_bytes, .. } = transfer;

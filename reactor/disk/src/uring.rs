@@ -124,17 +124,7 @@ impl UringDisk {
         Err(DiskError::Limit { what: "files open on one disk", limit: self.files_max })
     }
 
-    /// Pins a mapping in the kernel, which makes transfers to and from it cheaper. The pages of a
-    /// registered mapping must not be replaced ([`Mapping::replace_pages`]).
-    ///
-    /// # Errors
-    /// `System` or `Limit` when the kernel or the table takes no more (often the limit of locked
-    /// memory). All transfers work all the same: report it and go on.
-    pub fn register_memory(&mut self, mapping: &Arc<Mapping>) -> Result<(), DiskError> {
-        self.registered.add(&self.ring.submitter(), mapping)
-    }
-
-    /// Undoes [`UringDisk::register_memory`]. Transfers in flight go on undisturbed.
+    /// Undoes [`Disk::register_memory`]. Transfers in flight go on undisturbed.
     pub fn unregister_memory(&mut self, mapping: &Arc<Mapping>) {
         self.registered.remove(&self.ring.submitter(), mapping);
     }
@@ -152,10 +142,15 @@ impl UringDisk {
         if self.operations.is_full() {
             return Err(Refused { error: SubmitError::Full, transfer });
         }
+        self.enqueue(self.operation(action, transfer));
+        Ok(())
+    }
+
+    /// A transfer, through the table of registered memory if it lies there.
+    fn operation(&self, action: Action, transfer: Transfer) -> Operation {
         let Transfer { memory, memory_offset, len_bytes, .. } = &transfer;
         let piece = self.registered.find(memory, *memory_offset, *len_bytes);
-        self.enqueue(Operation::moving(action, transfer, piece));
-        Ok(())
+        Operation::moving(action, transfer, piece)
     }
 
     fn enqueue(&mut self, operation: Operation) {
@@ -241,6 +236,10 @@ impl Disk for UringDisk {
 
     fn resident(&self, _file: FileId, _offset: u64, _len_bytes: usize) -> Option<Slice> {
         None
+    }
+
+    fn register_memory(&mut self, memory: &Arc<Mapping>) -> Result<(), DiskError> {
+        self.registered.add(&self.ring.submitter(), memory)
     }
 
     fn read(&mut self, transfer: Transfer) -> Result<(), Refused> {
@@ -370,9 +369,40 @@ fn is_transient(error: &io::Error) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use gannet_runtime::memory::Memory;
+    use gannet_runtime::pool::BufferPool;
 
     use super::*;
     use crate::BLOCK_BYTES;
+
+    #[test]
+    fn transfers_of_registered_buffers_skip_the_look_up_of_pages() {
+        let mut disk = UringDisk::new(&UringOptions::default()).unwrap();
+        let pool = BufferPool::new(2 * BLOCK_BYTES, 4).unwrap();
+        let opcodes = |disk: &UringDisk| {
+            let actions = [Action::Read, Action::Write(Durability::Durable)];
+            actions.map(|action| {
+                let transfer = Transfer {
+                    token: 1,
+                    file: FileId(0),
+                    offset: 0,
+                    memory: Memory::Buffer(pool.take().unwrap()),
+                    memory_offset: BLOCK_BYTES,
+                    len_bytes: BLOCK_BYTES,
+                };
+                let Operation::Moving(moving) = disk.operation(action, transfer) else {
+                    panic!("a transfer")
+                };
+                transfer_entry(&moving, types::Fd(0)).get_opcode()
+            })
+        };
+        let plain = [opcode::Read::CODE, opcode::Write::CODE].map(u32::from);
+        let fixed = [opcode::ReadFixed::CODE, opcode::WriteFixed::CODE].map(u32::from);
+        assert_eq!(opcodes(&disk), plain);
+        disk.register_memory(pool.mapping()).unwrap();
+        assert_eq!(opcodes(&disk), fixed);
+        disk.unregister_memory(pool.mapping());
+        assert_eq!(opcodes(&disk), plain);
+    }
 
     /// What an old kernel grants: no flags, no tables.
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::time::Time;
+
 /// How a reactor waits for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdlePolicy {
@@ -13,17 +15,75 @@ pub enum IdlePolicy {
     Adaptive {
         /// How long to poll at full speed after the last work.
         spin: Duration,
-        /// How long after that to offer the core to other threads between polls.
+        /// How long after that to offer the core to other threads between polls. Up to
+        /// [`YIELDS_GROWTH_MAX`] times as long while sleeps turn out to be short: see [`Idle`].
         yields: Duration,
     },
 }
 
+/// How many times longer than the policy says [`Idle`] yields before it sleeps, at most.
+pub const YIELDS_GROWTH_MAX: u32 = 4;
+
 /// What comes next after a turn without work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IdleStep {
+pub enum IdleStep {
+    /// Poll again at once.
     Spin,
+    /// Offer the core to other threads, then poll again.
     Yield,
+    /// Sleep until something happens.
     Sleep,
+}
+
+/// Where a poller stands between work and sleep.
+///
+/// Where the round trip of a request is longer than the policy's patience, each party would sleep
+/// through every request and each request would pay for all their wake-ups. So a sleep that ended
+/// soon after it began doubles the time that is spent yielding before the next one, and a long one
+/// takes it back to what the policy says. (KVM polls in this way before it halts a processor.)
+#[derive(Clone, Copy, Debug)]
+pub struct Idle {
+    policy: IdlePolicy,
+    growth: u32,
+    last_work: Time,
+}
+
+impl Idle {
+    /// As after work.
+    #[must_use]
+    pub fn new(policy: IdlePolicy, now: Time) -> Idle {
+        Idle { policy, growth: 1, last_work: now }
+    }
+
+    /// There was work.
+    #[inline]
+    pub fn worked(&mut self, now: Time) {
+        self.last_work = now;
+    }
+
+    /// The step after a turn without work.
+    #[must_use]
+    pub fn step(&self, now: Time) -> IdleStep {
+        let idle = now.since(self.last_work);
+        match self.policy {
+            IdlePolicy::Spin => IdleStep::Spin,
+            IdlePolicy::Adaptive { spin, .. } if idle < spin => IdleStep::Spin,
+            IdlePolicy::Adaptive { spin, yields }
+                if idle < spin.saturating_add(yields.saturating_mul(self.growth)) =>
+            {
+                IdleStep::Yield
+            }
+            IdlePolicy::Adaptive { .. } => IdleStep::Sleep,
+        }
+    }
+
+    /// A sleep is over.
+    pub fn slept(&mut self, now: Time) {
+        let IdlePolicy::Adaptive { spin, yields } = self.policy else { return };
+        let patience_max = spin.saturating_add(yields.saturating_mul(YIELDS_GROWTH_MAX));
+        let short = now.since(self.last_work) <= patience_max;
+        self.growth = if short { (self.growth * 2).min(YIELDS_GROWTH_MAX) } else { 1 };
+    }
 }
 
 impl IdlePolicy {
@@ -34,18 +94,6 @@ impl IdlePolicy {
         spin: Duration::from_micros(50),
         yields: Duration::from_micros(200),
     };
-
-    /// The step after a turn without work, `idle` after the last work.
-    pub(crate) fn step(self, idle: Duration) -> IdleStep {
-        match self {
-            IdlePolicy::Spin => IdleStep::Spin,
-            IdlePolicy::Adaptive { spin, .. } if idle < spin => IdleStep::Spin,
-            IdlePolicy::Adaptive { spin, yields } if idle < spin.saturating_add(yields) => {
-                IdleStep::Yield
-            }
-            IdlePolicy::Adaptive { .. } => IdleStep::Sleep,
-        }
-    }
 }
 
 impl Default for IdlePolicy {
@@ -99,13 +147,38 @@ mod tests {
         }
     }
 
+    const POLICY: IdlePolicy =
+        IdlePolicy::Adaptive { spin: Duration::from_micros(10), yields: Duration::from_micros(5) };
+
+    /// Steps at these times, microseconds.
+    fn steps<const N: usize>(idle: &Idle, at: [u64; N]) -> [IdleStep; N] {
+        at.map(|microseconds| idle.step(Time(microseconds * 1000)))
+    }
+
     #[test]
     fn adaptive_spins_then_yields_then_sleeps() {
-        let microseconds = Duration::from_micros;
-        let policy = IdlePolicy::Adaptive { spin: microseconds(10), yields: microseconds(5) };
-        let steps = [0, 9, 10, 14, 15, 1_000_000].map(|idle| policy.step(microseconds(idle)));
         use IdleStep::{Sleep, Spin, Yield};
-        assert_eq!(steps, [Spin, Spin, Yield, Yield, Sleep, Sleep]);
-        assert_eq!(IdlePolicy::Spin.step(Duration::MAX), Spin);
+        let idle = Idle::new(POLICY, Time(0));
+        let found = steps(&idle, [0, 9, 10, 14, 15, 1_000_000]);
+        assert_eq!(found, [Spin, Spin, Yield, Yield, Sleep, Sleep]);
+        let spins = Idle::new(IdlePolicy::Spin, Time(0));
+        assert_eq!(steps(&spins, [u64::MAX / 1000]), [Spin]);
+    }
+
+    #[test]
+    fn short_sleeps_make_it_patient_and_long_ones_impatient() {
+        use IdleStep::{Sleep, Yield};
+        let mut idle = Idle::new(POLICY, Time(0));
+        for (slept_until, yields_until) in [(20, 20), (30, 30), (30, 30), (31, 15), (30, 20)] {
+            idle.slept(Time(slept_until * 1000));
+            let found = steps(&idle, [yields_until - 1, yields_until]);
+            assert_eq!(found, [Yield, Sleep], "after {slept_until} us");
+        }
+        let mut never_yields = Idle::new(
+            IdlePolicy::Adaptive { spin: Duration::ZERO, yields: Duration::ZERO },
+            Time(0),
+        );
+        never_yields.slept(Time(0));
+        assert_eq!(steps(&never_yields, [0]), [Sleep]);
     }
 }

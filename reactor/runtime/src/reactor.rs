@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::idle::{IdlePolicy, IdleStep};
+use crate::idle::{Idle, IdlePolicy, IdleStep};
 use crate::poller::{Now, Poller};
 use crate::sleep::Sleeper;
 use crate::stats::ReactorStats;
@@ -141,11 +141,11 @@ impl Reactor {
     pub fn run(mut self) -> StopReport {
         let _guard = StopOnPanic(self.stop.clone());
         self.clock = Clock::start();
-        let mut last_work = self.clock.time;
+        let mut idle = Idle::new(self.idle, self.clock.time);
         while !self.stop.is_stopped() {
             let mut work = self.turn();
             if work == 0 {
-                work = match self.idle.step(self.clock.time.since(last_work)) {
+                work = match idle.step(self.clock.time) {
                     IdleStep::Spin => {
                         std::hint::spin_loop();
                         0
@@ -154,11 +154,11 @@ impl Reactor {
                         self.yield_core();
                         0
                     }
-                    IdleStep::Sleep => self.sleep(),
+                    IdleStep::Sleep => self.sleep(&mut idle),
                 };
             }
             if work > 0 {
-                last_work = self.clock.time;
+                idle.worked(self.clock.time);
             }
         }
         self.finish()
@@ -187,7 +187,7 @@ impl Reactor {
     }
 
     /// Arms every poller, polls once more, and blocks if there was no work. Returns the work.
-    fn sleep(&mut self) -> u64 {
+    fn sleep(&mut self, idle: &mut Idle) -> u64 {
         if self.time_to_deadline().is_some_and(|time| time < SLEEP_MIN) {
             self.yield_core();
             return 0;
@@ -200,6 +200,7 @@ impl Reactor {
             let timeout = self.time_to_deadline();
             if timeout.is_none_or(|time| time >= SLEEP_MIN) {
                 self.block(timeout);
+                idle.slept(self.clock.time);
             }
         }
         for (_, poller) in &mut self.pollers {

@@ -31,6 +31,12 @@ pub struct Medium {
     pub backwards: bool,
     /// Offset and whether it wrote, of each operation, in the order of posting.
     pub log: Vec<(u64, bool)>,
+    /// Memory that was registered.
+    pub registered: Vec<Arc<Mapping>>,
+    /// Memory can be registered.
+    pub registers: bool,
+    /// Operations whose memory was not registered.
+    pub unregistered: usize,
     pending: Vec<Pending>,
 }
 
@@ -49,6 +55,9 @@ impl FakeDisk {
             failures: 0,
             backwards: false,
             log: Vec::new(),
+            registered: Vec::new(),
+            registers: true,
+            unregistered: 0,
             pending: Vec::new(),
         })))
     }
@@ -78,6 +87,12 @@ impl FakeDisk {
             return Err(Refused { error: SubmitError::Full, transfer });
         }
         medium.log.push((offset, writes));
+        let mapping = match &transfer.memory {
+            Memory::Buffer(buffer) => buffer.mapping(),
+            Memory::Shared(slice) => slice.mapping(),
+        };
+        let registered = medium.registered.iter().any(|known| Arc::ptr_eq(known, mapping));
+        medium.unregistered += usize::from(!registered);
         medium.pending.push(Pending { transfer, writes });
         Ok(())
     }
@@ -102,6 +117,15 @@ impl Disk for FakeDisk {
             return None;
         }
         medium.content.slice(offset, len_bytes as u64)
+    }
+
+    fn register_memory(&mut self, memory: &Arc<Mapping>) -> Result<(), DiskError> {
+        let mut medium = self.0.borrow_mut();
+        if !medium.registers {
+            return Err(DiskError::Limit { what: "pieces of registered memory", limit: 0 });
+        }
+        medium.registered.push(Arc::clone(memory));
+        Ok(())
     }
 
     fn read(&mut self, transfer: Transfer) -> Result<(), Refused> {

@@ -1,4 +1,7 @@
 //! One end of a fabric: the target's. The test plays all of its peers.
+//!
+//! Transfers and messages of a connection take effect in the order of posting: behind a transfer that
+//! waits messages wait too, and behind one that fails they are lost.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -29,11 +32,26 @@ struct Pending {
     writes: bool,
 }
 
+/// What was posted and has not taken effect.
+enum Queued {
+    Transfer(Pending),
+    Message(ConnectionId, Vec<u8>),
+}
+
+impl Queued {
+    fn connection(&self) -> ConnectionId {
+        match self {
+            Queued::Transfer(one) => one.connection,
+            Queued::Message(connection, _) => *connection,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Connection {
     open: bool,
     generation: u32,
-    /// What the target sent, packet by packet.
+    /// What arrived of what the target sent, packet by packet.
     sent: Vec<Vec<u8>>,
     registrations: HashMap<u32, (Arc<Mapping>, Access)>,
     /// Messages that may be sent before `Full`; `None`: any number.
@@ -56,12 +74,16 @@ pub struct World {
     /// Packets are counted and not kept.
     pub discard: bool,
     pub discarded: usize,
+    /// Memory that was made ready for the device, by its length.
+    pub prepared: Vec<usize>,
+    /// How many more mappings the device takes.
+    pub prepares_left: usize,
     pub posts: Vec<Post>,
     pub connects: Vec<(Address, ConnectionId)>,
     pub disconnects: Vec<ConnectionId>,
     connections: Vec<Connection>,
     incoming: VecDeque<Incoming>,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Queued>,
     next_key: u32,
 }
 
@@ -80,6 +102,8 @@ impl FakeFabric {
             transfers_max: 64,
             discard: false,
             discarded: 0,
+            prepared: Vec::new(),
+            prepares_left: usize::MAX,
             posts: Vec::new(),
             connects: Vec::new(),
             disconnects: Vec::new(),
@@ -116,33 +140,38 @@ impl FakeFabric {
 
     /// A connection breaks: its transfers complete first.
     pub fn break_connection(&self, connection: ConnectionId, reason: DisconnectReason) {
-        let mut world = self.0.borrow_mut();
-        let pending = std::mem::take(&mut world.pending);
-        for one in pending {
-            if one.connection == connection {
-                world.transferred(one, TransferStatus::ConnectionLost);
-            } else {
-                world.pending.push_back(one);
-            }
-        }
-        world.connections[connection.index as usize].open = false;
-        let event = Event::Disconnected { connection, reason };
-        world.incoming.push_back(Incoming::Event(event));
+        self.0.borrow_mut().end(connection, reason);
     }
 
-    /// Lets all transfers that wait complete.
+    /// Lets all transfers that wait complete; returns their number.
     pub fn complete_transfers(&self) -> usize {
+        self.complete_some(usize::MAX)
+    }
+
+    /// Lets up to `transfers` that wait complete, with the messages right behind them.
+    pub fn complete_some(&self, transfers: usize) -> usize {
         let mut world = self.0.borrow_mut();
-        let count = world.pending.len();
-        for _ in 0..count {
-            let one = world.pending.pop_front().unwrap();
-            world.execute(one);
+        let mut count = 0;
+        while let Some(next) = world.pending.pop_front() {
+            match next {
+                Queued::Transfer(one) if count < transfers => {
+                    count += 1;
+                    world.execute(one);
+                }
+                Queued::Message(connection, packet) => {
+                    world.connections[connection.index as usize].sent.push(packet);
+                }
+                transfer @ Queued::Transfer(_) => {
+                    world.pending.push_front(transfer);
+                    break;
+                }
+            }
         }
         count
     }
 
     pub fn transfers_waiting(&self) -> usize {
-        self.0.borrow().pending.len()
+        self.0.borrow().transfers()
     }
 
     pub fn register_memory(
@@ -202,10 +231,30 @@ impl World {
         mapping.slice(remote.address.checked_sub(ADDRESS)?, remote.len_bytes.into())
     }
 
+    fn transfers(&self) -> usize {
+        self.pending.iter().filter(|queued| matches!(queued, Queued::Transfer(_))).count()
+    }
+
+    /// Ends a connection: its transfers complete as lost, its messages are lost.
+    fn end(&mut self, connection: ConnectionId, reason: DisconnectReason) {
+        for queued in std::mem::take(&mut self.pending) {
+            match queued {
+                other if other.connection() != connection => self.pending.push_back(other),
+                Queued::Transfer(one) => self.transferred(one, TransferStatus::ConnectionLost),
+                Queued::Message(..) => {}
+            }
+        }
+        self.connections[connection.index as usize].open = false;
+        let event = Event::Disconnected { connection, reason };
+        self.incoming.push_back(Incoming::Event(event));
+    }
+
     fn execute(&mut self, one: Pending) {
         let access = Access { remote_read: !one.writes, remote_write: one.writes };
         let Some(slice) = self.slice(one.connection, one.transfer.remote, access) else {
+            let connection = one.connection;
             self.transferred(one, TransferStatus::AccessRefused);
+            self.end(connection, DisconnectReason::TransferRefused);
             return;
         };
         let Pending { connection, mut transfer, writes } = one;
@@ -228,7 +277,7 @@ impl World {
     fn post(&mut self, one: Pending) -> Result<(), Refused> {
         let error = if !self.is_open(one.connection) {
             Some(PostError::NotConnected)
-        } else if self.pending.len() >= self.transfers_max {
+        } else if self.transfers() >= self.transfers_max {
             Some(PostError::Full)
         } else if one.transfer.offset + one.transfer.remote.len_bytes as usize
             > one.transfer.memory.len()
@@ -246,7 +295,7 @@ impl World {
             self.posts.push(post);
         }
         if self.hold_transfers {
-            self.pending.push_back(one);
+            self.pending.push_back(Queued::Transfer(one));
         } else {
             self.execute(one);
         }
@@ -292,7 +341,14 @@ impl Fabric for FakeFabric {
         is_open.then(|| PeerIdentity::Network("peer".to_owned()))
     }
 
-    fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
+    fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        let mut world = self.0.borrow_mut();
+        let len_bytes = memory.len() as u64;
+        if world.prepares_left == 0 {
+            return Err(FabricError::LockedMemory { len_bytes, limit_bytes: 8 << 20 });
+        }
+        world.prepares_left -= 1;
+        world.prepared.push(memory.len());
         Ok(())
     }
 
@@ -333,8 +389,12 @@ impl Fabric for FakeFabric {
             Some(left) => *left -= 1,
             None => {}
         }
-        found.sent.push(message.to_vec());
         world.posts.push(Post::Send(connection));
+        if world.pending.iter().any(|queued| queued.connection() == connection) {
+            world.pending.push_back(Queued::Message(connection, message.to_vec()));
+        } else {
+            world.connections[connection.index as usize].sent.push(message.to_vec());
+        }
         Ok(())
     }
 

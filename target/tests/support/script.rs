@@ -15,7 +15,7 @@ use gannet_proto::packet::{Frames, Message, PacketWriter};
 use gannet_runtime::memory::Mapping;
 use gannet_runtime::poller::{Now, Poller};
 use gannet_runtime::time::{Time, WallTime};
-use gannet_target::{OpenStore, Target, TargetConfig};
+use gannet_target::{OpenStore, Target, TargetConfig, TargetError};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
@@ -123,19 +123,32 @@ pub fn session_open_packet(session: u64, epoch: u64) -> Vec<u8> {
     packet(&open, TICKET)
 }
 
+/// Starts a target over one store that fills a disk.
+pub fn start(
+    config: TargetConfig,
+    fabric: &FakeFabric,
+    disk: &FakeDisk,
+) -> Result<Target<FakeFabric, FakeDisk>, TargetError> {
+    let info = StoreInfo {
+        uuid: [1; 16],
+        generation: U32::new(GENERATION),
+        block_bytes: U32::new(4096),
+        blocks: U64::new(disk.content().len() as u64 / 4096),
+    };
+    let store = OpenStore::new(FILE, info, 0);
+    Target::new(config, fabric.clone(), disk.clone(), vec![store])
+}
+
 impl Script {
     /// A target over one store of `blocks` blocks, not connected yet.
     pub fn bare(config: TargetConfig, maps: bool, resident: bool, blocks: usize) -> Script {
         let fabric = FakeFabric::new(maps);
         let disk = FakeDisk::new(blocks, resident);
-        let info = StoreInfo {
-            uuid: [1; 16],
-            generation: U32::new(GENERATION),
-            block_bytes: U32::new(4096),
-            blocks: U64::new(blocks as u64),
-        };
-        let store = OpenStore::new(FILE, info, 0);
-        let target = Target::new(config, fabric.clone(), disk.clone(), vec![store]).unwrap();
+        let target = start(config, &fabric, &disk).unwrap();
+        Script::around(fabric, disk, target)
+    }
+
+    fn around(fabric: FakeFabric, disk: FakeDisk, target: Target<FakeFabric, FakeDisk>) -> Script {
         Script {
             fabric,
             disk,
@@ -155,6 +168,18 @@ impl Script {
 
     pub fn with(config: TargetConfig, maps: bool, resident: bool, blocks: usize) -> Script {
         let mut script = Script::bare(config, maps, resident, blocks);
+        script.poll();
+        script.welcome(TERM);
+        script
+    }
+
+    /// As [`Script::new`], around a target that was started on this fabric and disk.
+    pub fn over(
+        fabric: FakeFabric,
+        disk: FakeDisk,
+        target: Target<FakeFabric, FakeDisk>,
+    ) -> Script {
+        let mut script = Script::around(fabric, disk, target);
         script.poll();
         script.welcome(TERM);
         script

@@ -62,18 +62,21 @@ pub struct Shape {
     pub targets: usize,
     /// Reads are completed by the metadata server.
     pub complete_by_metaserver: bool,
+    /// The fabric maps remote memory; otherwise payload goes by one-sided transfers.
+    pub maps: bool,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { reactors: 2, targets: 2, complete_by_metaserver: false }
+        Shape { reactors: 2, targets: 2, complete_by_metaserver: false, maps: true }
     }
 }
 
-fn spied() -> (Spied, Notes) {
+fn spied(maps: bool) -> (Spied, Notes) {
     let notes = Notes::default();
     let fabric = ShmFabric::new(ShmOptions::default()).expect("the shm fabric needs no hardware");
-    (SpyFabric::new(fabric, notes.clone()), notes)
+    let wrap = if maps { SpyFabric::new } else { SpyFabric::without_maps };
+    (wrap(fabric, notes.clone()), notes)
 }
 
 impl Cluster {
@@ -92,7 +95,7 @@ impl Cluster {
         let links = peers::link(shape.reactors).expect("eventfds");
         let (mut metaservers, mut metaserver_notes) = (Vec::new(), Vec::new());
         for (reactor, link) in links.into_iter().enumerate() {
-            let (fabric, notes) = spied();
+            let (fabric, notes) = spied(shape.maps);
             let mut disk = RamDisk::new(64).expect("memory");
             let log = disk.create(4 << 20, 256 << 20).expect("memory");
             let view = disk.resident(log, 0, BLOCK_BYTES as usize).expect("a resident log");
@@ -106,7 +109,7 @@ impl Cluster {
 
         let (mut targets, mut target_notes) = (Vec::new(), Vec::new());
         for index in 0..shape.targets {
-            let (fabric, notes) = spied();
+            let (fabric, notes) = spied(shape.maps);
             let mut disk = RamDisk::new(1024).expect("memory");
             let file = disk.create(STORE_BYTES, STORE_BYTES).expect("memory");
             let info = StoreInfo {
@@ -126,7 +129,7 @@ impl Cluster {
             target_notes.push(notes);
         }
 
-        let (fabric, client_notes) = spied();
+        let (fabric, client_notes) = spied(shape.maps);
         let options = ClientOptions {
             complete_by_metaserver: shape.complete_by_metaserver,
             ..ClientOptions::new(metaserver_addresses[0].clone(), SessionId(77), 1)

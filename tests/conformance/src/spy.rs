@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use gannet_fabric::{
     Access, Address, Capabilities, ConnectionId, Event, Events, Fabric, FabricError, Key,
-    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer, WindowError,
+    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer, TransferStatus,
+    WindowError,
 };
 use gannet_proto::packet::Frames;
 use gannet_runtime::memory::{Mapping, Slice};
@@ -34,6 +35,8 @@ pub enum Noted {
     Wrote(RemoteSlice),
     /// A one-sided read, or block I/O straight out of the peer's memory.
     Read(RemoteSlice),
+    /// A one-sided transfer completed.
+    Transferred(ConnectionId, TransferStatus),
     /// A connection was asked for.
     Connecting(Address),
     /// A peer connected.
@@ -87,18 +90,26 @@ pub struct SpyFabric<F> {
     inner: F,
     notes: Notes,
     batch: Events,
+    maps: bool,
 }
 
 impl<F: Fabric> SpyFabric<F> {
     /// Wraps a provider; what happens goes to `notes`.
     pub fn new(inner: F, notes: Notes) -> SpyFabric<F> {
-        SpyFabric { inner, notes, batch: Events::default() }
+        let maps = inner.capabilities().maps_remote_memory;
+        SpyFabric { inner, notes, batch: Events::default(), maps }
+    }
+
+    /// Wraps a provider as one that maps no remote memory, so that all payload goes by one-sided
+    /// transfers.
+    pub fn without_maps(inner: F, notes: Notes) -> SpyFabric<F> {
+        SpyFabric { maps: false, ..SpyFabric::new(inner, notes) }
     }
 }
 
 impl<F: Fabric> Fabric for SpyFabric<F> {
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        Capabilities { maps_remote_memory: self.maps, ..self.inner.capabilities() }
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
@@ -175,6 +186,9 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
         remote: RemoteSlice,
         access: Access,
     ) -> Option<Slice> {
+        if !self.maps {
+            return None;
+        }
         let view = self.inner.map(connection, remote, access)?;
         let note = if access.remote_write { Noted::Wrote(remote) } else { Noted::Read(remote) };
         self.notes.add(note);
@@ -198,8 +212,14 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
                     self.notes.add(Noted::Received { connection, packet });
                 }
                 event => {
-                    if let Event::Accepted { connection, .. } = &event {
-                        self.notes.add(Noted::Accepted(*connection));
+                    match &event {
+                        Event::Accepted { connection, .. } => {
+                            self.notes.add(Noted::Accepted(*connection));
+                        }
+                        Event::Transferred { connection, status, .. } => {
+                            self.notes.add(Noted::Transferred(*connection, *status));
+                        }
+                        _ => {}
                     }
                     events.push(event);
                 }

@@ -293,7 +293,10 @@ fn a8_c3_payload_bypasses_the_metadata_server() {
                     let run = packet.windows(8).any(|bytes| bytes.iter().all(|b| *b == MARK));
                     assert!(!run, "payload in a message of the metadata server");
                 }
-                Noted::Wrote(_) | Noted::Read(_) | Noted::Registered(_) => {
+                Noted::Wrote(_)
+                | Noted::Read(_)
+                | Noted::Transferred(..)
+                | Noted::Registered(_) => {
                     panic!("the metadata server moved data: {note:?}")
                 }
                 Noted::Connecting(_) | Noted::Accepted(_) => {}
@@ -349,7 +352,7 @@ fn b4_b5_the_data_server_initiates_every_transfer_and_the_host_posts_none() {
 
 #[test]
 fn b6_b7_in_mode_metaserver_no_success_without_a_notice_and_after_it() {
-    let shape = Shape { complete_by_metaserver: true, reactors: 1, targets: 1 };
+    let shape = Shape { complete_by_metaserver: true, reactors: 1, targets: 1, ..Shape::default() };
     let mut cluster = Cluster::new(shape);
     let file = cluster.make_file("file", 4096, 6);
     cluster.ok(read(file, 0, 4096, &cluster, 0));

@@ -54,8 +54,11 @@ impl Provider for Shm {
     }
 
     fn kill(&self, fabric: AnyFabric) {
-        let AnyFabric::Shm(shm) = fabric;
-        shm.abandon();
+        match fabric {
+            AnyFabric::Shm(shm) => shm.abandon(),
+            #[allow(unreachable_patterns)]
+            _ => unreachable!("the suite's fabrics are of shm"),
+        }
     }
 }
 

@@ -50,7 +50,16 @@ fn pass(cluster: &mut Cluster, file: Handle, write: bool, buffers: &mut Vec<Host
 
 #[test]
 fn reads_and_writes_allocate_nothing_once_everything_is_warm() {
-    let mut cluster = Cluster::new(Shape { reactors: 1, targets: 2, ..Shape::default() });
+    allocate_nothing(true);
+}
+
+#[test]
+fn nor_do_they_where_one_sided_transfers_move_the_bytes() {
+    allocate_nothing(false);
+}
+
+fn allocate_nothing(maps: bool) {
+    let mut cluster = Cluster::new(Shape { reactors: 1, targets: 2, maps, ..Shape::default() });
     let file = cluster.make_file("file", FILE_BYTES, 1);
     cluster.pause_notes();
     let mut buffers: Vec<HostBuffer> = (0..8).map(|_| cluster.arena.take().unwrap()).collect();

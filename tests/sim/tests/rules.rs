@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use gannet_client::Protection;
 use gannet_sim::cluster::{Defect, Faults, Shape};
 use gannet_sim::disk::DiskOptions;
 use gannet_sim::network::{Model, NetworkOptions};
@@ -60,7 +61,9 @@ fn contended(random: &mut Random) -> Shape {
     load.request_bytes_max = 64 << 10;
     load.operations = 120;
     load.think = Delay::between(Duration::ZERO, millis(1));
-    Shape { reactors: 1, targets: 2, hosts: 2, load, stripe_blocks: 1, ..calm }
+    let by_windows = model == Model::Verbs && random.coin();
+    let protection = if by_windows { Protection::Window } else { Protection::Region };
+    Shape { reactors: 1, targets: 2, hosts: 2, load, stripe_blocks: 1, protection, ..calm }
 }
 
 #[test]
@@ -125,10 +128,24 @@ fn h2_memory_comes_back_when_no_data_server_can_reach_it() {
 }
 
 #[test]
+fn h2_memory_comes_back_when_its_windows_are_closed() {
+    rule(Defect::Windows, |random| {
+        let shape = impatient(random);
+        let model = Model::Verbs;
+        let network = NetworkOptions { model, windows_max: 5, ..shape.network.clone() };
+        Shape { network, protection: Protection::Window, ..shape }
+    });
+}
+
+#[test]
 fn h3_a_write_is_committed_by_a_live_attempt_only() {
     rule(Defect::Attempts, |random| {
         // Where memory stays within reach, former attempts can come to a good end.
-        let shape = Shape { network: NetworkOptions::calm(Model::Shm), ..contended(random) };
+        let shape = Shape {
+            network: NetworkOptions::calm(Model::Shm),
+            protection: Protection::Region,
+            ..contended(random)
+        };
         let mut load = shape.load.clone();
         load.weights = [30, 70, 0, 0, 0, 0];
         load.operations = 250;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use gannet_client::Protection;
 use gannet_sim::cluster::Shape;
 use gannet_sim::network::Model;
 use gannet_sim::run::{Failure, Report, run};
@@ -43,7 +44,7 @@ fn clusters_of_all_shapes_keep_their_promises() {
     let first = number("GANNET_SIM_FIRST").unwrap_or(1);
     let start = Instant::now();
     let (next, failures) = (AtomicU64::new(first), Mutex::new(Vec::new()));
-    let totals = Mutex::new((0, 0, [0; 3]));
+    let totals = Mutex::new((0, 0, [0; 3], 0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -60,6 +61,7 @@ fn clusters_of_all_shapes_keep_their_promises() {
                             let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                             totals.0 += report.faults;
                             totals.1 += report.network.messages;
+                            totals.3 += report.network.windows;
                             totals.2.iter_mut().zip(report.ends).for_each(|(sum, n)| *sum += n);
                         }
                         Err(failure) => {
@@ -72,11 +74,12 @@ fn clusters_of_all_shapes_keep_their_promises() {
         }
     });
     let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (faults, messages, ends) = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (faults, messages, ends, windows) =
+        totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     let seconds = start.elapsed().as_secs_f64();
     println!(
         "{seeds} seeds in {seconds:.1} s ({:.1} per second): {faults} faults, {messages} messages, \
-         operations on files: {} done, {} in doubt, {} without effect",
+         {windows} windows, operations on files: {} done, {} in doubt, {} without effect",
         seeds as f64 / seconds,
         ends[0],
         ends[1],
@@ -89,6 +92,7 @@ fn clusters_of_all_shapes_keep_their_promises() {
         );
     }
     assert!(failures.is_empty(), "{} of {seeds} seeds failed, see above", failures.len());
+    assert!(windows > 0 || seeds < SEEDS, "a quarter of all hosts guard their memory by windows");
 }
 
 #[test]
@@ -102,10 +106,14 @@ fn a_seed_is_always_the_same_run() {
 
 #[test]
 fn a_calm_cluster_does_everything_it_is_asked() {
-    for model in [Model::Shm, Model::Verbs] {
+    let windows = (Model::Verbs, Protection::Window);
+    let regions = [Model::Shm, Model::Verbs].map(|model| (model, Protection::Region));
+    for (model, protection) in regions.into_iter().chain([windows]) {
         for seed in 1..=4 {
-            let report = run(seed, 200, |_| Shape::calm(model));
+            let shape = Shape { protection, ..Shape::calm(model) };
+            let report = run(seed, 200, |_| shape);
             let report = report.unwrap_or_else(|failure| panic!("{model:?} {failure}"));
+            assert_eq!(report.network.windows > 100, protection == Protection::Window);
             let usual = ["mkdir: file exists", "lookup: no such file or directory"];
             let surprising = report.errors.iter().find(|(text, _)| !usual.contains(&text.as_str()));
             assert_eq!(surprising, None, "nothing was in the way");

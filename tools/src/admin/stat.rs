@@ -91,7 +91,8 @@ fn table(path: &RemotePath, attributes: &Attributes) -> String {
 pub(crate) fn cat(arguments: &CatArguments) -> Result<(), Failure> {
     let paths = arguments.paths.iter().map(|path| RemotePath::parse(path));
     let paths = paths.collect::<Result<Vec<_>, _>>()?;
-    let mut connection = Connection::open(&arguments.server, REQUESTS_MAX)?;
+    let protection = &arguments.protection;
+    let mut connection = Connection::open_for_data(&arguments.server, protection, REQUESTS_MAX)?;
     let mut buffers = connection.buffers(READ_BYTES, READS)?;
     let mut absent = None;
     for path in paths {

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use gannet_fabric::Address;
 use gannet_runtime::idle::IdlePolicy;
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use toml::{Spanned, Value};
 
+use super::fabric::parse_network;
+use crate::addresses::check_listen;
 use crate::failure::Failure;
 use crate::units::{format_duration, format_size_exact, parse_duration, parse_size};
 
@@ -122,6 +125,47 @@ impl Document {
     /// An address of a fabric, if the key is there.
     pub(super) fn address(&self, key: &str, field: &Field) -> Result<Option<Address>, Failure> {
         self.parsed(key, field, str::parse)
+    }
+
+    /// An address that a server can listen at, if the key is there.
+    pub(super) fn listen(&self, key: &str, field: &Field) -> Result<Option<Address>, Failure> {
+        let Some(address) = self.address(key, field)? else { return Ok(None) };
+        match (check_listen(&address), field) {
+            (Err(error), Some(value)) => Err(self.refuse(value.span(), key, error)),
+            _ => Ok(Some(address)),
+        }
+    }
+
+    /// A list of different networks, if the key is there.
+    pub(super) fn networks(
+        &self,
+        key: &str,
+        field: &Field,
+        count_max: usize,
+    ) -> Result<Option<Vec<IpNet>>, Failure> {
+        let Some(value) = field else { return Ok(None) };
+        let wanted = "a list of addresses or networks in quotes, as in [\"192.168.1.0/24\"]";
+        let Value::Array(items) = value.as_ref() else {
+            return Err(self.wrong_type(key, value, value.as_ref(), wanted));
+        };
+        if items.len() > count_max {
+            let what = format!("{} networks: at most {count_max}", items.len());
+            return Err(self.refuse(value.span(), key, what));
+        }
+        let mut networks = Vec::with_capacity(items.len());
+        for item in items {
+            let Value::String(text) = item else {
+                return Err(self.wrong_type(key, value, item, wanted));
+            };
+            let network =
+                parse_network(text).map_err(|error| self.refuse(value.span(), key, error))?;
+            if networks.contains(&network) {
+                let what = format!("{network} is named twice");
+                return Err(self.refuse(value.span(), key, what));
+            }
+            networks.push(network);
+        }
+        Ok(Some(networks))
     }
 
     /// An idle policy, if the key is there.

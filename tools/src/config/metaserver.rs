@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gannet_fabric::Address;
+use gannet_fabric::any::FabricOptions;
 use gannet_proto::limits::{GRANTS_MAX, PARTS_MAX, REACTORS_MAX, SLOTS_MAX};
 use gannet_runtime::idle::IdlePolicy;
 use serde::Deserialize;
+use toml::Spanned;
 
 use super::document::{CORE_MAX, Document, Field};
+use super::fabric::{FabricKeys, RdmaKeys, fabric_options};
 use crate::addresses::reactor_address;
 use crate::failure::Failure;
 
@@ -32,6 +35,8 @@ struct Keys {
     lock_wait: Field,
     stop_grace: Field,
     trusted_uids: Field,
+    trusted_hosts: Field,
+    rdma: Option<Spanned<RdmaKeys>>,
 }
 
 /// Settings of a metadata server.
@@ -59,8 +64,8 @@ pub(crate) struct MetaServerSettings {
     pub(crate) lock_wait: Duration,
     /// How long an orderly end may take.
     pub(crate) stop_grace: Duration,
-    /// Users besides root and the server's own that may connect.
-    pub(crate) trusted_uids: Vec<u32>,
+    /// The fabric, and who may connect.
+    pub(crate) fabric: FabricOptions,
 }
 
 impl MetaServerSettings {
@@ -74,7 +79,7 @@ impl MetaServerSettings {
         let directory = document
             .path("directory", &keys.directory)?
             .ok_or_else(|| document.missing("directory", "directory = \"/var/lib/gannet/meta\""))?;
-        let listen = document.address("listen", &keys.listen)?.ok_or_else(|| {
+        let listen = document.listen("listen", &keys.listen)?.ok_or_else(|| {
             document.missing("listen", "listen = \"shm:///run/gannet/meta.sock\"")
         })?;
         let reactors =
@@ -86,6 +91,15 @@ impl MetaServerSettings {
                 Some(value) => document.refuse(value.span(), "listen", error),
                 None => Failure::usage(error),
             })?;
+        let fabric = fabric_options(
+            document,
+            &listen,
+            &FabricKeys {
+                trusted_uids: &keys.trusted_uids,
+                trusted_hosts: &keys.trusted_hosts,
+                rdma: &keys.rdma,
+            },
+        )?;
         let cores = document.integers("cores", &keys.cores, 0..=CORE_MAX)?.unwrap_or_default();
         if let Some(value) = &keys.cores
             && !cores.is_empty()
@@ -126,12 +140,7 @@ impl MetaServerSettings {
                 as u16,
             lock_wait: timeout("lock_wait", &keys.lock_wait)?.unwrap_or(seconds(10)),
             stop_grace: timeout("stop_grace", &keys.stop_grace)?.unwrap_or(seconds(5)),
-            trusted_uids: document
-                .integers("trusted_uids", &keys.trusted_uids, 0..=i64::from(u32::MAX))?
-                .unwrap_or_default()
-                .into_iter()
-                .map(|uid| uid as u32)
-                .collect(),
+            fabric,
         })
     }
 
@@ -179,7 +188,26 @@ mod tests {
         assert_eq!((settings.grants_max, settings.slots), (2048, 64));
         assert_eq!(settings.lock_wait, Duration::from_secs(4));
         assert_eq!(settings.stop_grace, Duration::from_secs(1));
-        assert_eq!(settings.trusted_uids, [1000]);
+        let FabricOptions::Shm(shm) = settings.fabric else { panic!("{:?}", settings.fabric) };
+        assert_eq!(shm.trusted_uids, [1000]);
+    }
+
+    #[test]
+    fn every_key_about_rdma_is_read() {
+        let settings = read(
+            "directory = \"/m\"\nlisten = \"rdma://10.0.0.1:7470\"\nreactors = 3\n\
+             trusted_hosts = [\"10.0.0.0/8\", \"fd00::7\"]\n[rdma]\nconnections_max = 1000\n\
+             shared_receives = 8192\nacknowledge_timeout = \"67ms\"\n",
+        );
+        let settings = settings.unwrap();
+        let addresses: Vec<String> = settings.addresses.iter().map(Address::to_string).collect();
+        let expected = ["rdma://10.0.0.1:7470", "rdma://10.0.0.1:7471", "rdma://10.0.0.1:7472"];
+        assert_eq!(addresses, expected);
+        let FabricOptions::Verbs(verbs) = settings.fabric else { panic!("{:?}", settings.fabric) };
+        let hosts: Vec<String> = verbs.trusted_hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["10.0.0.0/8", "fd00::7/128"]);
+        assert_eq!((verbs.connections_max, verbs.shared_receives), (1000, 8192));
+        assert_eq!(verbs.acknowledge_timeout, Duration::from_millis(67));
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! guessed: unknown keys, wrong types and values out of range are refused before anything is tried.
 
 mod document;
+mod fabric;
 mod metaserver;
 mod target;
 
+pub(crate) use fabric::parse_network;
 pub(crate) use metaserver::MetaServerSettings;
 pub(crate) use target::{STORE_BYTES, StorePlace, StoreSettings, TargetSettings};

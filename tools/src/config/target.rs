@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gannet_fabric::Address;
+use gannet_fabric::any::FabricOptions;
 use gannet_proto::limits::STORES_PER_TARGET_MAX;
 use gannet_runtime::idle::IdlePolicy;
 use gannet_target::store::STORE_BYTES_MIN;
@@ -11,6 +12,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::document::{CORE_MAX, Document, Field};
+use super::fabric::{FabricKeys, RdmaKeys, fabric_options};
+use crate::addresses::scheme;
 use crate::failure::Failure;
 
 /// Smallest and largest store, bytes.
@@ -28,6 +31,8 @@ struct Keys {
     handshake_timeout: Field,
     stop_grace: Field,
     trusted_uids: Field,
+    trusted_hosts: Field,
+    rdma: Option<Spanned<RdmaKeys>>,
     #[serde(default)]
     store: Vec<Spanned<StoreKeys>>,
 }
@@ -82,8 +87,8 @@ pub(crate) struct TargetSettings {
     pub(crate) handshake_timeout: Duration,
     /// How long an orderly end may take.
     pub(crate) stop_grace: Duration,
-    /// Users besides root and the server's own that may connect.
-    pub(crate) trusted_uids: Vec<u32>,
+    /// The fabric, and who may connect.
+    pub(crate) fabric: FabricOptions,
     /// At least one.
     pub(crate) stores: Vec<StoreSettings>,
 }
@@ -96,10 +101,10 @@ impl TargetSettings {
 
     fn of(document: &Document) -> Result<TargetSettings, Failure> {
         let keys: Keys = document.parse()?;
-        let listen = document.address("listen", &keys.listen)?.ok_or_else(|| {
+        let listen = document.listen("listen", &keys.listen)?.ok_or_else(|| {
             document.missing("listen", "listen = \"shm:///run/gannet/target-0.sock\"")
         })?;
-        let metaserver = document.address("metaserver", &keys.metaserver)?.ok_or_else(|| {
+        let metaserver = document.listen("metaserver", &keys.metaserver)?.ok_or_else(|| {
             document.missing("metaserver", "metaserver = \"shm:///run/gannet/meta.sock\"")
         })?;
         if let Some(value) = &keys.metaserver
@@ -108,6 +113,25 @@ impl TargetSettings {
             let what = format!("{metaserver} is also this data server's own listen address");
             return Err(document.refuse(value.span(), "metaserver", what));
         }
+        if let Some(value) = &keys.metaserver
+            && scheme(&metaserver) != scheme(&listen)
+        {
+            let what = format!(
+                "{metaserver} and this data server's own {listen} are of different fabrics: a data \
+                 server speaks one, so use {}:// for both",
+                scheme(&metaserver)
+            );
+            return Err(document.refuse(value.span(), "metaserver", what));
+        }
+        let fabric = fabric_options(
+            document,
+            &listen,
+            &FabricKeys {
+                trusted_uids: &keys.trusted_uids,
+                trusted_hosts: &keys.trusted_hosts,
+                rdma: &keys.rdma,
+            },
+        )?;
         let cores = document.integers("cores", &keys.cores, 0..=CORE_MAX)?.unwrap_or_default();
         if let Some(value) = &keys.cores
             && cores.len() > 1
@@ -125,12 +149,7 @@ impl TargetSettings {
             handshake_timeout: timeout("handshake_timeout", &keys.handshake_timeout)?
                 .unwrap_or(seconds(5)),
             stop_grace: timeout("stop_grace", &keys.stop_grace)?.unwrap_or(seconds(5)),
-            trusted_uids: document
-                .integers("trusted_uids", &keys.trusted_uids, 0..=i64::from(u32::MAX))?
-                .unwrap_or_default()
-                .into_iter()
-                .map(|uid| uid as u32)
-                .collect(),
+            fabric,
             stores: stores(document, &keys.store)?,
         })
     }
@@ -216,7 +235,8 @@ mod tests {
         assert_eq!(settings.idle, IdlePolicy::Spin);
         assert_eq!(settings.handshake_timeout, Duration::from_secs(1));
         assert_eq!(settings.stop_grace, Duration::from_secs(3));
-        assert_eq!(settings.trusted_uids, [7]);
+        let FabricOptions::Shm(shm) = &settings.fabric else { panic!("{:?}", settings.fabric) };
+        assert_eq!(shm.trusted_uids, [7]);
         let places: Vec<StorePlace> = settings.stores.iter().map(|store| store.place).collect();
         let expected = [
             StorePlace::Directory { size_bytes: 1 << 30 },

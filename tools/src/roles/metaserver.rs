@@ -6,13 +6,14 @@ use std::time::Duration;
 use gannet_disk::any::AnyDisk;
 use gannet_disk::open::OpenOptions;
 use gannet_disk::{BLOCK_BYTES, Disk, FileId};
-use gannet_fabric::any::AnyFabric;
+use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_metaserver::format::{LOG_BYTES, format_resident, formatted_reactors, log_path};
 use gannet_metaserver::peers::PeerLinks;
 use gannet_metaserver::{MetaServer, MetaServerConfig};
 use gannet_runtime::poller::Poller;
 
-use super::{check_listen, disk_failure, disk_options, fabric_failure, fabric_options};
+use super::{check_directory, disk_failure, disk_options};
+use crate::fabric::open_fabric;
 use crate::failure::Failure;
 use crate::process::LateStats;
 use crate::watch::{Role, Watch, Watched};
@@ -46,8 +47,8 @@ pub(crate) struct MetaServerPlan {
     pub(crate) log: LogPlace,
     /// Its ends of the rings to the other reactors.
     pub(crate) links: PeerLinks,
-    /// Users besides root and the server's own that may connect.
-    pub(crate) trusted_uids: Vec<u32>,
+    /// Its fabric.
+    pub(crate) fabric: FabricOptions,
 }
 
 impl MetaServerPlan {
@@ -58,9 +59,8 @@ impl MetaServerPlan {
     ) -> Result<(String, Box<dyn Poller>), Failure> {
         let name = format!("metadata server reactor {}", self.config.reactor);
         let listen = &self.config.addresses[usize::from(self.config.reactor)];
-        check_listen(listen)?;
-        let fabric =
-            AnyFabric::new(fabric_options(listen, &self.trusted_uids)).map_err(fabric_failure)?;
+        check_directory(listen)?;
+        let fabric = open_fabric(self.fabric.clone(), listen)?;
         let (disk, log_file, log_name) = self.open_log()?;
         let mut server = MetaServer::new(self.config, fabric, disk, log_file, log_name, self.links)
             .map_err(Failure::operation)?;

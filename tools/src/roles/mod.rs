@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use gannet_disk::DiskError;
 use gannet_disk::uring::UringOptions;
-use gannet_fabric::any::FabricOptions;
-use gannet_fabric::shm::ShmOptions;
-use gannet_fabric::{Address, FabricError};
+use gannet_fabric::Address;
 use gannet_runtime::poller::Poller;
 use gannet_target::ReactorCounters;
 
@@ -66,23 +64,12 @@ fn reactor_counters(stats: &LateStats) -> ReactorCounters {
     })
 }
 
-/// The settings of the fabric that `listen` belongs to.
-fn fabric_options(listen: &Address, trusted_uids: &[u32]) -> FabricOptions {
-    match listen {
-        Address::Shm(_) => FabricOptions::Shm(ShmOptions {
-            trusted_uids: trusted_uids.to_vec(),
-            ..ShmOptions::default()
-        }),
-        Address::Rdma { .. } => FabricOptions::for_address(listen),
-    }
-}
-
 fn disk_options() -> UringOptions {
     UringOptions::default()
 }
 
 /// Refuses an address whose socket cannot be made, before anything is opened.
-fn check_listen(listen: &Address) -> Result<(), Failure> {
+fn check_directory(listen: &Address) -> Result<(), Failure> {
     let Address::Shm(path) = listen else { return Ok(()) };
     let parent = path.parent().unwrap_or(Path::new("/"));
     match std::fs::metadata(parent) {
@@ -95,15 +82,6 @@ fn check_listen(listen: &Address) -> Result<(), Failure> {
             Err(Failure::path(&format!("listening at {listen}: its directory"), parent, &error))
         }
     }
-}
-
-fn fabric_failure(error: FabricError) -> Failure {
-    let in_use = matches!(
-        &error,
-        FabricError::System { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse
-    );
-    let remedy = if in_use { " (stop it, or listen at another address)" } else { "" };
-    Failure::operation(format!("{error}{remedy}"))
 }
 
 fn disk_failure(error: DiskError) -> Failure {

@@ -28,7 +28,7 @@ const REQUESTS_SPARE: usize = 64;
 
 fn connect(arguments: &TransferArguments) -> Result<(Connection, Vec<HostBuffer>), Failure> {
     let requests = (arguments.files + arguments.depth) as usize + REQUESTS_SPARE;
-    let connection = Connection::open(&arguments.server, requests)?;
+    let connection = Connection::open_for_data(&arguments.server, &arguments.protection, requests)?;
     let buffers = connection.buffers(PIECE_BYTES, arguments.depth)?;
     Ok((connection, buffers))
 }

@@ -18,7 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The command, with an environment that says nothing to it.
 pub(crate) fn gannet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
-    command.env_remove("GANNET_SERVER").env_remove("GANNET_LOG").stdin(Stdio::null());
+    for variable in ["GANNET_SERVER", "GANNET_LOG", "GANNET_PROTECTION"] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null());
     command
 }
 

@@ -2,7 +2,7 @@
 
 use gannet_fabric::{ConnectionId, DisconnectReason, Event, Fabric};
 use gannet_proto::data::{DataHello, DataWelcome};
-use gannet_proto::handshake::{Hello, Refusal};
+use gannet_proto::handshake::{Hello, Refusal, features};
 use gannet_proto::operations::{
     ConnectTarget, HostHello, HostWelcome, RequestHeader, SESSION_SHARD, TargetReply, Unregister,
 };
@@ -24,17 +24,11 @@ impl<F: Fabric> Client<F> {
         match event {
             Event::Connected { connection } => self.on_connected(connection),
             Event::Disconnected { connection, reason } => self.on_disconnected(connection, reason),
-            Event::Registered { connection, key } => {
-                if let Role::Target(target) = self.role(connection)
-                    && self.regions.usable(target, key)
-                {
-                    self.sets_version += 1;
-                    self.wakes.sets = true;
-                }
-            }
-            // A host accepts nobody, posts no transfers, and forgets a region as it deregisters it.
+            Event::Registered { connection, key } => self.on_registered(connection, key),
+            Event::Deregistered { connection, key } => self.on_deregistered(connection, key),
+            // A host accepts nobody and posts no transfers.
             Event::Accepted { connection, .. } => self.fabric.disconnect(connection),
-            Event::Deregistered { .. } | Event::Transferred { .. } | Event::Message { .. } => {}
+            Event::Transferred { .. } | Event::Message { .. } => {}
         }
     }
 
@@ -152,6 +146,8 @@ impl<F: Fabric> Client<F> {
                     slots: U16::new(self.options.slots),
                     ..HostHello::default()
                 };
+                let required = if self.is_windowed() { features::MEMORY_WINDOWS } else { 0 };
+                let greeting = Hello { features_required: U64::new(required), ..Hello::current() };
                 let channel = &mut self.channels[reactor];
                 if channel.link.phase() != Phase::Connecting(connection) {
                     return;
@@ -160,7 +156,7 @@ impl<F: Fabric> Client<F> {
                 let outbox = &mut channel.outbox;
                 // An outbox that was just cleared has room.
                 let _room = outbox
-                    .push_control(&Hello::current(), &[])
+                    .push_control(&greeting, &[])
                     .and_then(|()| outbox.push_control(&hello, &[]));
             }
             Role::Target(target) => self.greet_target(target, connection),
@@ -271,6 +267,11 @@ impl<F: Fabric> Client<F> {
         match frame.kind {
             HostWelcome::KIND => {
                 let (message, tail) = frame.read::<HostWelcome>()?;
+                let in_use = message.features.get();
+                if self.is_windowed() && in_use & features::MEMORY_WINDOWS == 0 {
+                    let (message, field) = (HostWelcome::NAME, "features");
+                    return Err(DecodeError::Field { message, field, value: in_use });
+                }
                 let welcome = self.channels.welcome(reactor, message, tail)?;
                 self.channels[reactor].link.welcomed();
                 self.end_former(reactor);

@@ -1,24 +1,28 @@
 //! From a submitted request to the packet that it leaves in: everything that it needs first.
 
-use gannet_fabric::{Access, Fabric};
-use gannet_proto::operations::{Register, RequestHeader, SESSION_SHARD};
+use gannet_fabric::{Access, Fabric, FabricError};
+use gannet_proto::operations::{Register, RequestHeader, SESSION_SHARD, Window};
 use zerocopy::little_endian::{U16, U32, U64};
 
 use super::Client;
-use super::encode::{Context, encode};
+use super::encode::{Context, Place, encode};
 use crate::error::ErrorKind;
 use crate::link::Phase;
 use crate::operation::{Class, Operation};
+use crate::options::Protection;
 use crate::regions::Reach;
 use crate::request::State;
 use crate::targets::members;
 use crate::waiting::Queue;
+use crate::windows::WINDOWS_MAX;
 
-/// Whether a request's data sessions and registrations are in place.
-enum Ready {
+/// Whether everything that a request needs is in place.
+pub(super) enum Ready {
     Yes,
-    /// It waits for them.
+    /// It waits for something.
     Wait(Queue),
+    /// Windows of its own are being opened or closed.
+    Windows,
     Never(ErrorKind),
 }
 
@@ -29,8 +33,13 @@ impl<F: Fabric> Client<F> {
             Ready::Yes => {}
             Ready::Wait(queue) => {
                 self.requests[index].state = State::Waiting;
+                if !matches!(queue, Queue::Room(_) | Queue::Windows) {
+                    // Others may need them to get to what this one waits for.
+                    self.close_windows(index);
+                }
                 self.waiting.push(queue, index);
             }
+            Ready::Windows => self.requests[index].state = State::Waiting,
             Ready::Never(kind) => self.finish(index, Err(kind)),
         }
     }
@@ -90,6 +99,12 @@ impl<F: Fabric> Client<F> {
                 None => return Ready::Wait(Queue::Slot(shard)),
             },
         };
+        if self.is_windowed() && self.requests[index].is_io() {
+            match self.open_windows(index) {
+                Ready::Yes => {}
+                other => return other,
+            }
+        }
         let header = self.requests[index].header(place);
         match self.encode(index, reactor, header) {
             Ready::Yes => {
@@ -129,16 +144,20 @@ impl<F: Fabric> Client<F> {
         let Some(operation) = &request.operation else {
             return Ready::Never(ErrorKind::Invalid("no operation"));
         };
-        let region = match operation.buffer() {
-            None => 0,
+        let mut named = [Window::default(); WINDOWS_MAX];
+        let count = if self.is_windowed() { self.named_windows(index, &mut named) } else { 0 };
+        let place = match operation.buffer() {
+            Some(_) if self.is_windowed() => Place::Windows(&named[..count]),
+            None => Place::Region(0),
             Some(buffer) => match self.regions.of(buffer) {
-                Ok(region) => self.regions.get(region).number,
+                Ok(region) => Place::Region(self.regions.get(region).number),
                 Err(kind) => return Ready::Never(kind),
             },
         };
+        let request = &self.requests[index];
         let context = Context {
             header,
-            region,
+            place,
             complete_by_metaserver: self.options.complete_by_metaserver,
             resolved: request.resolved,
         };
@@ -174,7 +193,11 @@ impl<F: Fabric> Client<F> {
             Ok(region) => region,
             Err(kind) => return Ready::Never(kind),
         };
-        let missing = self.needs(index) & !self.regions.told(region, reactor);
+        let missing = if self.is_windowed() {
+            self.windows_needed(index) & !self.windows.targets(index)
+        } else {
+            self.needs(index) & !self.regions.told(region, reactor)
+        };
         if missing == 0 {
             return Ready::Yes;
         }
@@ -183,7 +206,7 @@ impl<F: Fabric> Client<F> {
             match self.reach(region, target, reactor) {
                 Ready::Yes => {}
                 Ready::Wait(queue) => waits = Some(queue),
-                never @ Ready::Never(_) => return never,
+                other => return other,
             }
         }
         waits.map_or(Ready::Yes, Ready::Wait)
@@ -206,21 +229,20 @@ impl<F: Fabric> Client<F> {
             Reach::Pending(_) => Ready::Wait(Queue::Sets),
             Reach::None => {
                 let memory = &self.regions.get(region).memory;
-                match self.fabric.register(connection, memory, Access::READ_WRITE) {
+                let windowed = self.options.protection == Protection::Window;
+                let access = if windowed { Access::WINDOWS_ONLY } else { Access::READ_WRITE };
+                match self.fabric.register(connection, memory, access) {
                     Ok(registration) => {
                         self.regions.pending(region, target, registration);
                         Ready::Wait(Queue::Sets)
                     }
                     // Its end will be polled, and the session opened anew.
-                    Err(gannet_fabric::FabricError::NotConnected) => Ready::Wait(Queue::Sets),
-                    Err(gannet_fabric::FabricError::Memory(why)) => {
-                        Ready::Never(ErrorKind::Memory(why))
-                    }
-                    Err(_) => Ready::Never(ErrorKind::Memory(
-                        "the fabric registers no more memory for the data server",
-                    )),
+                    Err(FabricError::NotConnected) => Ready::Wait(Queue::Sets),
+                    Err(error) => Ready::Never(not_registered(&error)),
                 }
             }
+            // The windows are what is told, with each request.
+            Reach::Usable(_) if self.is_windowed() => Ready::Yes,
             Reach::Usable(registration) => {
                 let message = Register {
                     region: U32::new(self.regions.get(region).number),
@@ -257,6 +279,9 @@ impl<F: Fabric> Client<F> {
             for shard in members(wakes.slots) {
                 self.run_slots(shard.into());
             }
+            if wakes.windows {
+                self.run_windows();
+            }
         }
     }
 
@@ -285,7 +310,7 @@ impl<F: Fabric> Client<F> {
             let Some(index) = self.waiting.pop(queue) else { return };
             self.counters.wakes += 1;
             self.dispatch(index);
-            if self.requests[index].state == State::Waiting && is_open {
+            if self.waiting.is_in(queue, index) && is_open {
                 // The outbox is full again; the next transmission wakes the queue.
                 return;
             }
@@ -304,6 +329,20 @@ impl<F: Fabric> Client<F> {
     pub(super) fn is_change(&self, index: u32) -> bool {
         let operation = self.requests[index].operation.as_ref();
         operation.is_some_and(|operation| operation.class() == Class::Change)
+    }
+}
+
+/// Why the fabric does not register memory, as a request tells it.
+fn not_registered(error: &FabricError) -> ErrorKind {
+    match error {
+        FabricError::Memory(why) => ErrorKind::Memory(why),
+        FabricError::LockedMemory { len_bytes, limit_bytes } => {
+            ErrorKind::LockedMemory { len_bytes: *len_bytes, limit_bytes: *limit_bytes }
+        }
+        FabricError::Limit { .. } => {
+            ErrorKind::Memory("the fabric registers no more memory for the data server")
+        }
+        _ => ErrorKind::Memory("the fabric could not register the memory for the data server"),
     }
 }
 

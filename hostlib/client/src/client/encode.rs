@@ -4,9 +4,10 @@ use gannet_proto::Handle;
 use gannet_proto::limits::LARGE_PACKET_BYTES;
 use gannet_proto::operations::{
     BufferRef, DirectoryReply, InodeRequest, NameRequest, Read, RequestHeader, SetAttributes,
-    StatFs, Stats, Write, inode_operation, io_flags, name_flags, name_operation,
+    StatFs, Stats, Window, Write, inode_operation, io_flags, name_flags, name_operation,
 };
 use gannet_proto::packet::FrameHeader;
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use crate::operation::{Operation, Ownership};
@@ -16,12 +17,20 @@ use crate::outbox::{Outbox, OutboxFull};
 const LISTING_BYTES_MAX: usize =
     LARGE_PACKET_BYTES - size_of::<FrameHeader>() - size_of::<DirectoryReply>();
 
+/// How a request names its buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// By its region, as the servers know it.
+    Region(u32),
+    /// By a window at each data server.
+    Windows(&'a [Window]),
+}
+
 /// What a request's encoding needs beyond the operation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Context {
+pub(super) struct Context<'a> {
     pub(super) header: RequestHeader,
-    /// The buffer's region, as the servers know it.
-    pub(super) region: u32,
+    pub(super) place: Place<'a>,
     pub(super) complete_by_metaserver: bool,
     /// LOOKUP: bytes of the path that are resolved already.
     pub(super) resolved: u16,
@@ -30,36 +39,44 @@ pub(super) struct Context {
 /// Appends the request to an outbox.
 pub(super) fn encode(
     operation: &Operation,
-    context: Context,
+    context: Context<'_>,
     outbox: &mut Outbox,
 ) -> Result<(), OutboxFull> {
+    let (by_windows, windows) = match context.place {
+        Place::Region(_) => (0, &[][..]),
+        Place::Windows(windows) => (io_flags::WINDOWS, windows),
+    };
     match operation {
         Operation::Read { file, offset, length, buffer, buffer_offset } => {
-            let complete = context.complete_by_metaserver;
+            let complete =
+                if context.complete_by_metaserver { io_flags::COMPLETE_BY_METASERVER } else { 0 };
             let message = Read {
                 header: context.header,
                 handle: *file,
                 offset: U64::new(*offset),
                 length: U32::new(*length),
-                flags: U16::new(if complete { io_flags::COMPLETE_BY_METASERVER } else { 0 }),
+                flags: U16::new(complete | by_windows),
                 buffers: U16::new(1),
-                buffer: place(context.region, buffer.region_offset(), *buffer_offset),
+                buffer: buffer_ref(context.place, buffer.region_offset(), *buffer_offset),
+                windows: U16::new(windows.len() as u16),
                 ..Read::default()
             };
-            outbox.push(&message, &[])
+            outbox.push(&message, &[windows.as_bytes()])
         }
         Operation::Write { file, offset, length, buffer, buffer_offset, append } => {
+            let append_flag = if *append { io_flags::APPEND } else { 0 };
             let message = Write {
                 header: context.header,
                 handle: *file,
                 offset: U64::new(if *append { 0 } else { *offset }),
                 length: U32::new(*length),
-                flags: U16::new(if *append { io_flags::APPEND } else { 0 }),
+                flags: U16::new(append_flag | by_windows),
                 buffers: U16::new(1),
-                buffer: place(context.region, buffer.region_offset(), *buffer_offset),
+                buffer: buffer_ref(context.place, buffer.region_offset(), *buffer_offset),
+                windows: U16::new(windows.len() as u16),
                 ..Write::default()
             };
-            outbox.push(&message, &[])
+            outbox.push(&message, &[windows.as_bytes()])
         }
         Operation::Stat { handle } => inode(context, *handle, inode_operation::STAT, outbox),
         Operation::Open { file } => inode(context, *file, inode_operation::OPEN, outbox),
@@ -90,7 +107,7 @@ pub(super) fn encode(
 
 fn encode_names(
     operation: &Operation,
-    context: Context,
+    context: Context<'_>,
     outbox: &mut Outbox,
 ) -> Result<(), OutboxFull> {
     let request = |code, parent: &Handle, flags, ownership: &Ownership| NameRequest {
@@ -145,7 +162,7 @@ fn encode_names(
 
 /// Asks for attributes under a header: a request of its own, or the probe of a parked slot.
 pub(super) fn inode(
-    context: Context,
+    context: Context<'_>,
     handle: Handle,
     operation: u16,
     outbox: &mut Outbox,
@@ -159,7 +176,8 @@ pub(super) fn inode(
     outbox.push(&message, &[])
 }
 
-fn place(region: u32, region_offset: u64, buffer_offset: u32) -> BufferRef {
+fn buffer_ref(place: Place<'_>, region_offset: u64, buffer_offset: u32) -> BufferRef {
+    let Place::Region(region) = place else { return BufferRef::default() };
     BufferRef {
         region: U32::new(region),
         reserved: U32::ZERO,

@@ -111,6 +111,7 @@ impl<F: Fabric> Client<F> {
     /// Takes the request's place away, if it has one: the server has answered, or has forgotten it.
     fn make_new(&mut self, index: u32) {
         self.leave_server(index);
+        self.close_windows(index);
         let request = &mut self.requests[index];
         request.state = State::Waiting;
         request.attempt = 1;
@@ -160,10 +161,16 @@ impl<F: Fabric> Client<F> {
         let (region, reactor) = (self.regions.find(buffer.region()), request.reactor);
         self.sets.insert(file.inode(), mask);
         request.needs = mask;
-        let told = region.map_or(0, |region| self.regions.told(region, reactor));
-        let was_complete = request.sent_sets == self.sets_version && told & mask == mask;
+        let (sent_sets, tries) = (request.sent_sets, request.tries);
+        let told = if self.is_windowed() {
+            self.windows.targets(index)
+        } else {
+            region.map_or(0, |region| self.regions.told(region, reactor))
+        };
+        let was_complete = sent_sets == self.sets_version && told & mask == mask;
+        let request = &mut self.requests[index];
         if !was_complete {
-            if request.tries >= PROMPT_TRIES {
+            if tries >= PROMPT_TRIES {
                 return self.resend_delayed(index, status);
             }
             request.tries += 1;
@@ -194,6 +201,9 @@ impl<F: Fabric> Client<F> {
     fn cut(&mut self, index: u32) -> Cut {
         if self.defects.cuts() {
             return Cut::Done;
+        }
+        if self.is_windowed() {
+            return self.cut_windows(index);
         }
         let Some(operation) = self.requests[index].operation.as_mut() else { return Cut::Done };
         let is_read = operation.is_read();
@@ -235,6 +245,22 @@ impl<F: Fabric> Client<F> {
             }
         }
         Cut::Done
+    }
+
+    /// Ends the data sessions that a request's windows belong to. To close the windows would not do:
+    /// grants that name their keys may be under way, and the keys come back.
+    fn cut_windows(&mut self, index: u32) -> Cut {
+        let exposed = self.windows.targets(index);
+        self.counters.cuts += u64::from(exposed != 0);
+        let mut waits = 0;
+        for target in members(exposed) {
+            if self.targets[target].link.connection().is_some() {
+                self.close_target(target);
+                waits |= 1 << target;
+            }
+        }
+        self.requests[index].cut_waits = waits;
+        if waits == 0 { Cut::Done } else { Cut::Pending }
     }
 
     /// Cuts a request's memory and goes on as `after` says.
@@ -301,9 +327,13 @@ impl<F: Fabric> Client<F> {
             let Some(buffer) = request.operation.as_ref().and_then(Operation::buffer) else {
                 continue;
             };
-            let region = self.regions.find(buffer.region());
-            let is_exposed =
-                region.is_some_and(|region| self.regions.exposed(region) & (1 << target) != 0);
+            let exposed = if self.is_windowed() {
+                self.windows.targets(index)
+            } else {
+                let region = self.regions.find(buffer.region());
+                region.map_or(0, |region| self.regions.exposed(region))
+            };
+            let is_exposed = exposed & (1 << target) != 0;
             match request.state {
                 State::Sent if is_exposed => concerned.push(index),
                 State::Cutting => concerned.push(index),
@@ -311,6 +341,8 @@ impl<F: Fabric> Client<F> {
             }
         }
         self.regions.target_lost(target);
+        let mut windowless = Vec::new();
+        self.windows.target_lost(target, &mut windowless);
         self.sets_version += 1;
         self.wakes.sets = true;
         for index in concerned {
@@ -331,6 +363,9 @@ impl<F: Fabric> Client<F> {
                 }
                 _ => {}
             }
+        }
+        for index in windowless {
+            self.windows_moved(index);
         }
     }
 
@@ -369,7 +404,7 @@ impl<F: Fabric> Client<F> {
         request.ending = Some(ending);
         let Some(kind) = request.ending_error(maybe_applied) else { return };
         match request.state {
-            State::Free | State::Cutting => {}
+            State::Free | State::Cutting | State::Closing => {}
             State::Waiting | State::Delayed => self.finish(index, Err(kind)),
             State::Stranded => self.cut_then(index, AfterCut::NextAttempt),
             State::Sent => {

@@ -13,7 +13,7 @@ use gannet_proto::operations::{RequestHeader, inode_operation};
 use zerocopy::little_endian::{U16, U32, U64};
 
 use super::Client;
-use super::encode::{Context, inode};
+use super::encode::{Context, Place, inode};
 use crate::channels::Welcome;
 use crate::error::ErrorKind;
 use crate::link::Phase;
@@ -128,8 +128,8 @@ impl<F: Fabric> Client<F> {
                     attempt: U32::new(attempt),
                     sequence: U64::new(place.sequence),
                 };
-                let context =
-                    Context { header, region: 0, complete_by_metaserver: false, resolved: 0 };
+                let place = Place::Region(0);
+                let context = Context { header, place, complete_by_metaserver: false, resolved: 0 };
                 // Without room the slot stays parked until the next resumption.
                 let _room = inode(context, handle, inode_operation::STAT, outbox);
             });
@@ -154,7 +154,7 @@ impl<F: Fabric> Client<F> {
                 State::Waiting => self.finish(index, Err(kind)),
                 State::Stranded => self.cut_then(index, AfterCut::Fail(kind)),
                 State::Cutting => request.after_cut = AfterCut::Fail(kind),
-                State::Free | State::Sent | State::Delayed => {}
+                State::Free | State::Sent | State::Delayed | State::Closing => {}
             }
         }
     }

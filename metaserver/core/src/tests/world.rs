@@ -8,21 +8,21 @@ use gannet_proto::data::Trailer;
 use gannet_proto::limits::{BLOCK_BYTES, SHARDS};
 use gannet_proto::operations::{
     Attributes, BufferRef, Cancel, DirectoryEntry, DirectoryReply, EntryReply, InodeRequest,
-    IoReply, NameRequest, Names, Read, Register, RequestHeader, SetAttributes, Write,
+    IoReply, NameRequest, Names, Read, Register, RequestHeader, SetAttributes, Window, Write,
     attribute_mask, inode_operation, name_operation,
 };
 use gannet_proto::packet::Message;
 use gannet_proto::{
     GrantNumber, Handle, Inode, SessionId, ShardId, Status, StoreId, TargetId, Term,
 };
-use zerocopy::FromBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{Core, CoreConfig, Enrollment, Lsn, Nanos, Now, PeerMessage, SessionIndex, Sink};
 
 pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
 /// Address of the host's memory at every data server.
-const ADDRESS: u64 = 0x10_0000;
+pub(super) const ADDRESS: u64 = 0x10_0000;
 pub(super) const REGION: u32 = 5;
 /// Bytes of host memory for each slot.
 pub(super) const SLOT_BYTES: usize = 1 << 18;
@@ -555,18 +555,28 @@ impl World {
     }
 
     pub(super) fn send_read(&mut self, request: &Read) {
-        request.check().unwrap();
+        self.send_read_by(request, &[]);
+    }
+
+    /// A read, with the windows in its tail.
+    pub(super) fn send_read_by(&mut self, request: &Read, windows: &[Window]) {
+        let windows = request.windows(windows.as_bytes()).unwrap();
         let (now, reactor) = (self.now(), self.reactor(&request.header));
         let (core, sink) = (&mut self.cores[reactor], &mut self.sinks[reactor]);
-        core.read(now, self.indexes[reactor], request, sink);
+        core.read(now, self.indexes[reactor], request, windows, sink);
         self.collect();
     }
 
     pub(super) fn send_write(&mut self, request: &Write) {
-        request.check().unwrap();
+        self.send_write_by(request, &[]);
+    }
+
+    /// A write, with the windows in its tail.
+    pub(super) fn send_write_by(&mut self, request: &Write, windows: &[Window]) {
+        let windows = request.windows(windows.as_bytes()).unwrap();
         let (now, reactor) = (self.now(), self.reactor(&request.header));
         let (core, sink) = (&mut self.cores[reactor], &mut self.sinks[reactor]);
-        core.write(now, self.indexes[reactor], request, sink);
+        core.write(now, self.indexes[reactor], request, windows, sink);
         self.collect();
     }
 

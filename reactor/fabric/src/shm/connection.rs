@@ -3,10 +3,13 @@
 //! ```text
 //! connector:  Dialling -> AwaitingWelcome -> Established -> Draining -> (ended)
 //! acceptor:                AwaitingHello  -> Established -> Draining -> (ended)
+//!                                      \-> Refused  -> (ended)
 //! ```
 //! `Draining` begins when the socket says that the peer is gone: what the peer had published is
 //! still delivered, then the connection ends. A connection that this side ends, or that ends
 //! before it was established, goes to `Ended` directly and waits there for its last event.
+//! `Refused` begins with a transfer of this side that key, range or rights do not allow, and lasts
+//! until the next poll tells the user: what is posted meanwhile has no effect.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -19,7 +22,9 @@ use gannet_runtime::time::Time;
 use gannet_runtime::wake::SleepFlag;
 
 use super::control::Control;
-use super::layout::{CLOSED_NOT, CLOSED_ORDERLY, CLOSED_VIOLATION, SharedMemory, Side, SideWords};
+use super::layout::{
+    CLOSED_NOT, CLOSED_ORDERLY, CLOSED_REFUSED, CLOSED_VIOLATION, SharedMemory, Side, SideWords,
+};
 use super::regions::{LocalRegions, RemoteRegions};
 use super::ring::{Receiver, Sender, Violation};
 use super::socket::{self, Sent};
@@ -46,6 +51,8 @@ pub(crate) enum State {
         /// Bounds what a hostile peer can publish after its end.
         left: u32,
     },
+    /// A transfer of this side was refused; the next poll ends the connection.
+    Refused,
     /// The last event is queued.
     Ended,
 }
@@ -95,11 +102,13 @@ impl Link {
         self.own_words().flags.closed.store(how, Ordering::Release);
     }
 
-    /// How the peer ended, once its socket has.
+    /// How the peer ended, once its socket has. A peer whose transfer was refused used a key that
+    /// this side did not give it, or not for that.
     fn peer_ended(&self) -> DisconnectReason {
         match self.peer_words().flags.closed.load(Ordering::Acquire) {
             CLOSED_NOT => DisconnectReason::PeerLost,
             CLOSED_ORDERLY => DisconnectReason::Remote,
+            // CLOSED_VIOLATION, CLOSED_REFUSED, and what no peer of ours writes.
             _ => DisconnectReason::Protocol,
         }
     }
@@ -254,6 +263,12 @@ impl Connection {
     /// Closes because the peer broke the rules.
     pub(crate) fn close_violated(&mut self) {
         self.close(CLOSED_VIOLATION);
+    }
+
+    /// Closes because a transfer of this side was refused: the peer delivers what was sent before.
+    pub(crate) fn close_refused(&mut self) {
+        self.close(CLOSED_REFUSED);
+        self.state = State::Refused;
     }
 
     fn close(&mut self, how: u32) {

@@ -82,6 +82,8 @@ pub(crate) const CLOSED_NOT: u32 = 0;
 pub(crate) const CLOSED_ORDERLY: u32 = 1;
 /// Closed because the other side broke the rules.
 pub(crate) const CLOSED_VIOLATION: u32 = 2;
+/// Closed because a transfer of this side was refused.
+pub(crate) const CLOSED_REFUSED: u32 = 3;
 
 const _: () = assert!(size_of::<SideWords>() == 256);
 const _: () = assert!(align_of::<SideWords>() == 128);

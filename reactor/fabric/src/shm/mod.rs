@@ -16,6 +16,11 @@
 //! `O_NONBLOCK` on the file description that they share. So the sockets, in one epoll descriptor,
 //! are all that a reactor has to watch.
 //!
+//! A transfer that is refused ends its connection at once: messages sent before it are delivered,
+//! whatever is posted behind it has no effect. The side that posted it reports
+//! [`DisconnectReason::TransferRefused`] with the next poll, the other [`DisconnectReason::Protocol`].
+//! [`Fabric::map`] that is refused does no harm: nothing was posted.
+//!
 //! When a peer's process dies the kernel closes its socket: what it had published is delivered,
 //! then the connection ends. When this process dies its peers see the same, and the memfds live on
 //! with whoever maps them.
@@ -186,6 +191,15 @@ impl ShmFabric {
         })
     }
 
+    /// As [`ShmFabric::established`], for posts: a connection whose transfer was refused takes them
+    /// until its user knows.
+    #[inline]
+    fn postable(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connection(id).filter(|connection| {
+            matches!(connection.state, State::Established | State::Refused) && !connection.fault
+        })
+    }
+
     fn live_links(&self) -> impl Iterator<Item = &Link> {
         self.live
             .iter()
@@ -197,7 +211,8 @@ impl ShmFabric {
         ConnectionId { index, generation: self.slots[index as usize].generation }
     }
 
-    /// Checks, copies, and queues the completion.
+    /// Checks, copies, and queues the completion. A refusal ends the connection; the poll that hands
+    /// the completion out tells so.
     fn transfer(
         &mut self,
         connection: ConnectionId,
@@ -208,24 +223,27 @@ impl ShmFabric {
         let len = transfer.remote.len_bytes as usize;
         let inside =
             transfer.offset.checked_add(len).is_some_and(|end| end <= transfer.memory.len());
-        let view = match self.established(connection) {
-            None => Err(PostError::NotConnected),
-            Some(_) if full => Err(PostError::Full),
-            Some(_) if !inside => Err(PostError::TooLong),
-            Some(found) => Ok(found.remote.resolve(transfer.remote, access)),
+        let found = match self.postable(connection) {
+            None => return Err(Refused { error: PostError::NotConnected, transfer }),
+            Some(_) if full => return Err(Refused { error: PostError::Full, transfer }),
+            Some(_) if !inside => return Err(Refused { error: PostError::TooLong, transfer }),
+            Some(found) => found,
         };
-        let status = match view {
-            Err(error) => return Err(Refused { error, transfer }),
-            Ok(None) => TransferStatus::AccessRefused,
-            Ok(Some(view)) => {
-                let mut view = Memory::Shared(view);
-                if access.remote_write {
-                    transfer.memory.copy_to(transfer.offset, &mut view, 0, len);
-                } else {
-                    view.copy_to(0, &mut transfer.memory, transfer.offset, len);
-                }
-                TransferStatus::Done
+        let status = if let State::Refused = found.state {
+            TransferStatus::ConnectionLost
+        } else if len == 0 {
+            TransferStatus::Done
+        } else if let Some(view) = found.remote.resolve(transfer.remote, access) {
+            let mut view = Memory::Shared(view);
+            if access.remote_write {
+                transfer.memory.copy_to(transfer.offset, &mut view, 0, len);
+            } else {
+                view.copy_to(0, &mut transfer.memory, transfer.offset, len);
             }
+            TransferStatus::Done
+        } else {
+            found.close_refused();
+            TransferStatus::AccessRefused
         };
         let Transfer { token, memory, .. } = transfer;
         self.pending.push_back(Event::Transferred { connection, token, memory, status });
@@ -283,6 +301,9 @@ impl ShmFabric {
         let link = connection.link.as_mut()?;
         if connection.fault {
             return Some(DisconnectReason::Protocol);
+        }
+        if let State::Refused = connection.state {
+            return Some(DisconnectReason::TransferRefused);
         }
         let mut taken = 0;
         loop {
@@ -447,7 +468,11 @@ impl Fabric for ShmFabric {
         if message.len() > LARGE_MESSAGE_BYTES {
             return Err(PostError::TooLong);
         }
-        let found = self.established(connection).ok_or(PostError::NotConnected)?;
+        let found = self.postable(connection).ok_or(PostError::NotConnected)?;
+        if let State::Refused = found.state {
+            // Behind the refused transfer: it must not arrive.
+            return Ok(());
+        }
         let link = found.link.as_mut().ok_or(PostError::NotConnected)?;
         match link.sender.send(&link.memory, message) {
             Ok(()) => {}

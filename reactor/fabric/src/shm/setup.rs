@@ -376,7 +376,7 @@ impl ShmFabric {
             State::Dialling { .. } | State::AwaitingWelcome => {
                 self.finish(id.index, DisconnectReason::PeerLost, events);
             }
-            State::Draining { .. } | State::Ended => {}
+            State::Draining { .. } | State::Refused | State::Ended => {}
         }
     }
 

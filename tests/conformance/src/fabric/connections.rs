@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use gannet_fabric::{
     Access, ConnectionId, DisconnectReason, Fabric, FabricError, Key, PeerIdentity, PostError,
-    RemoteSlice, Transfer,
+    RemoteSlice, Transfer, WindowError,
 };
 use gannet_runtime::memory::Mapping;
 use gannet_runtime::pool::BufferPool;
@@ -152,10 +152,12 @@ pub fn an_ended_connection_takes_nothing(provider: &impl Provider) {
     let pool = BufferPool::new(4096, 1).expect("memory");
     pair.left.fabric.disconnect(to_right);
     assert_refuses(&mut pair.left.fabric, to_right, &pool);
+    assert_registers_nothing(&mut pair.left.fabric, to_right);
     pair.until("the end", |_, right| right.ended(to_left));
     assert_refuses(&mut pair.right.fabric, to_left, &pool);
     pair.until("the end", |left, _| left.ended(to_right));
     assert_refuses(&mut pair.left.fabric, to_right, &pool);
+    assert_registers_nothing(&mut pair.left.fabric, to_right);
 }
 
 /// Every post on `id` is refused and gives its memory back.
@@ -171,11 +173,19 @@ fn assert_refuses<F: Fabric>(fabric: &mut F, id: ConnectionId, pool: &BufferPool
         let buffer = refused.transfer.memory.into_buffer().expect("the buffer is back");
         assert_eq!(&buffer[..4], b"kept");
     }
+    assert!(fabric.map(id, remote, Access::READ_WRITE).is_none());
+    fabric.deregister(id, Key(1));
+}
+
+/// Nothing is registered on `id`.
+fn assert_registers_nothing<F: Fabric>(fabric: &mut F, id: ConnectionId) {
     let memory = Mapping::shareable(4096).expect("memory");
     let refused = fabric.register(id, &memory, Access::READ_WRITE).expect_err("not connected");
     assert!(matches!(refused, FabricError::NotConnected), "{refused}");
-    assert!(fabric.map(id, remote, Access::READ_WRITE).is_none());
-    fabric.deregister(id, Key(1));
+    if fabric.capabilities().memory_windows {
+        let window = fabric.open_window(id, Key(1), 0, 8, Access::READ_WRITE);
+        assert_eq!(window, Err(WindowError::NotConnected));
+    }
 }
 
 /// A new connection never has the id of an ended one.
@@ -207,20 +217,27 @@ pub fn disconnecting_early_is_clean(provider: &impl Provider) {
         let reason = pair.until("the end", |left, _| left.ended(early));
         assert_eq!(reason, DisconnectReason::Local);
     }
-    // Whatever the right end was told about them is consistent.
-    let (to_right, to_left) = (pair.to_right, pair.to_left);
-    pair.left.fabric.send(to_right, b"still here").expect("a credit");
-    pair.until("a message", |_, right| right.message(to_left));
-    let mut open = HashSet::new();
-    pair.until("the ends", |_, right| {
+    // The first connection works, and so does a new one. What the right end was told about the others,
+    // perhaps late, is consistent.
+    let first = (pair.to_right, pair.to_left);
+    let fresh = pair.left.fabric.connect(&address).expect("room for a connection");
+    pair.until("the connection", |left, _| {
+        left.take(|id, note| (id == fresh && matches!(note, Note::Connected)).then_some(()))
+    });
+    for id in [first.0, fresh] {
+        pair.left.fabric.send(id, b"still here").expect("a credit");
+    }
+    let mut open = HashSet::from([first.1]);
+    let mut heard = HashSet::new();
+    pair.until("both messages, and the ends of all others", |_, right| {
         while let Some((id, note)) = right.notes.pop_front() {
             match note {
                 Note::Accepted => assert!(open.insert(id)),
                 Note::Disconnected(_) => assert!(open.remove(&id), "ended but never accepted"),
+                Note::Message(_) => assert!(open.contains(&id) && heard.insert(id)),
                 other => panic!("{other:?}"),
             }
         }
-        open.is_empty().then_some(())
+        (heard.len() == 2 && open == heard).then_some(())
     });
-    connect(&mut pair.left, &mut pair.right, &address);
 }

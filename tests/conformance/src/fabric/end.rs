@@ -14,8 +14,8 @@ use gannet_runtime::time::Time;
 
 use super::Provider;
 
-/// How long anything may take before a case fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take before a case fails: long enough for a device under emulation.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An event that owns its message.
 #[derive(Debug)]
@@ -117,6 +117,22 @@ impl<F: Fabric> End<F> {
         })
     }
 
+    /// Takes the notice that a key of `connection` is usable.
+    pub fn registered(&mut self, connection: ConnectionId, key: Key) -> Option<()> {
+        self.take(|id, note| match note {
+            Note::Registered(noted) if (id, *noted) == (connection, key) => Some(()),
+            _ => None,
+        })
+    }
+
+    /// Takes the notice that a key of `connection` is gone.
+    pub fn deregistered(&mut self, connection: ConnectionId, key: Key) -> Option<()> {
+        self.take(|id, note| match note {
+            Note::Deregistered(noted) if (id, *noted) == (connection, key) => Some(()),
+            _ => None,
+        })
+    }
+
     /// Takes the oldest completion: token, memory, status.
     pub fn completion(
         &mut self,
@@ -176,13 +192,58 @@ impl<F: Fabric> Pair<F> {
         let to_right = self.to_right;
         let registration =
             self.left.fabric.register(to_right, memory, access).expect("registration");
-        self.until("the registration", |left, _| {
-            left.take(|id, note| match note {
-                Note::Registered(key) if (id, *key) == (to_right, registration.key) => Some(()),
-                _ => None,
-            })
-        });
+        self.until("the registration", |left, _| left.registered(to_right, registration.key));
         registration
+    }
+
+    /// Makes another connection, which takes the place of the one known here.
+    pub fn connect(&mut self) {
+        let Pair { left, right, address, .. } = self;
+        (self.to_right, self.to_left) = connect(left, right, address);
+    }
+
+    /// Posts a write or read by the right end that the left one's memory protection has to refuse:
+    /// it completes so, and both ends are told that the connection is over. The memory is back.
+    pub fn refused(&mut self, writes: bool, memory: Memory, remote: RemoteSlice) -> Memory {
+        let (memory, status) = self.transfer(writes, memory, remote);
+        assert_eq!(status, TransferStatus::AccessRefused, "writes {writes}: {remote:?}");
+        self.both_ends_after_a_refusal();
+        memory
+    }
+
+    /// Waits until both ends know that the connection is over because a transfer was refused.
+    pub fn both_ends_after_a_refusal(&mut self) {
+        let (to_right, to_left) = (self.to_right, self.to_left);
+        let reason = self.until("the end at the poster", |_, right| right.ended(to_left));
+        assert_eq!(reason, DisconnectReason::TransferRefused);
+        let reason = self.until("the end at the owner", |left, _| left.ended(to_right));
+        let told = [DisconnectReason::Protocol, DisconnectReason::PeerLost];
+        assert!(told.contains(&reason), "the owner was told: {reason}");
+    }
+
+    /// Lets the left end open a window; usable when this returns.
+    pub fn open_left(
+        &mut self,
+        base: Registration,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
+    ) -> Registration {
+        let to_right = self.to_right;
+        let window = self
+            .left
+            .fabric
+            .open_window(to_right, base.key, offset, len_bytes, access)
+            .expect("a window");
+        self.until("the window", |left, _| left.registered(to_right, window.key));
+        window
+    }
+
+    /// Lets the left end take a key back, and waits until it is gone.
+    pub fn close_left(&mut self, key: Key) {
+        let to_right = self.to_right;
+        self.left.fabric.deregister(to_right, key);
+        self.until("the end of the key", |left, _| left.deregistered(to_right, key));
     }
 
     /// Posts a write or read by the right end and waits for its completion.

@@ -21,8 +21,9 @@ enum Breaker {
 
 /// Each posted transfer completes once, before the end of its connection, and nothing after it.
 pub fn every_transfer_completes_once(provider: &impl Provider) {
+    let turns_max = provider.rounds(4).min(4) as usize;
     for breaker in [Breaker::Poster, Breaker::Owner, Breaker::Death] {
-        for turns in 0..4 {
+        for turns in 0..turns_max {
             for count in [0, 1, 30] {
                 break_with_transfers(provider, breaker, turns, count);
             }
@@ -121,7 +122,8 @@ fn wait_for_end<F: Fabric>(
     }
 }
 
-/// What a dying peer had sent arrives, then its death is told; other connections go on.
+/// What a dying peer had sent arrives, then its death is told; other connections go on. On a network
+/// the last message may be lost with the device's queue, but nothing comes in its place.
 pub fn a_dead_peer_is_noticed(provider: &impl Provider) {
     let mut pair = Pair::new(provider);
     let address = pair.address.clone();
@@ -134,11 +136,18 @@ pub fn a_dead_peer_is_noticed(provider: &impl Provider) {
     provider.kill(left.fabric);
     let reason = wait_for_end(&mut right, Some(&mut other), to_left);
     assert_eq!(reason, DisconnectReason::PeerLost);
-    assert!(matches!(
-        right.notes.pop_front(),
-        Some((id, Note::Message(bytes))) if id == to_left && bytes == b"last words"
-    ));
-    right.notes.clear();
+    let (id, first) = right.notes.pop_front().expect("at least the end");
+    assert_eq!(id, to_left);
+    match first {
+        Note::Message(bytes) => {
+            assert_eq!(bytes, b"last words");
+            let after = right.notes.pop_front();
+            assert!(matches!(after, Some((id, Note::Disconnected(_))) if id == to_left));
+        }
+        Note::Disconnected(_) => assert!(!right.fabric.capabilities().maps_remote_memory),
+        other => panic!("{other:?}"),
+    }
+    assert!(right.notes.is_empty(), "{:?}", right.notes);
     other.fabric.send(other_to_right, b"alive").expect("a credit");
     let message = super::end::until("a message", &mut other, &mut right, |_, right| {
         right.message(right_to_other)

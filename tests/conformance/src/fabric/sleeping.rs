@@ -1,5 +1,6 @@
 //! Sleeping on the wake descriptors, two threads.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use gannet_fabric::{ConnectionId, Fabric, PostError};
@@ -16,13 +17,16 @@ pub fn sleep<F: Fabric>(end: &mut End<F>) {
     end.fabric.flush();
     end.fabric.arm();
     if !end.turn() {
-        let mut woken = 0;
+        // Duplicates, because they have to outlive the visit.
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
         end.fabric.wake_descriptors(&mut |descriptor| {
-            let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
-            let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-            woken = rustix::event::poll(&mut polled, Some(&timeout)).expect("poll");
+            descriptors.push(descriptor.try_clone_to_owned().expect("a free descriptor"));
         });
-        assert_eq!(woken, 1, "nothing woke the sleeper: a lost wake-up");
+        let mut polled: Vec<PollFd<'_>> =
+            descriptors.iter().map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let woken = rustix::event::poll(&mut polled, Some(&timeout)).expect("poll");
+        assert!(woken > 0, "nothing woke the sleeper: a lost wake-up");
     }
     end.fabric.disarm();
     end.turn();
@@ -85,11 +89,11 @@ fn two_threads<P: Provider>(
 
 /// Ping-pong in which both ends sleep whenever they have nothing to do.
 pub fn no_wake_up_is_lost(provider: &impl Provider) {
-    const ROUNDS: u64 = 100_000;
+    let rounds = provider.rounds(100_000);
     two_threads(
         provider,
         |mut end, id| {
-            for round in 0..ROUNDS {
+            for round in 0..rounds {
                 end.fabric.send(id, &round.to_le_bytes()).expect("a credit");
                 let answer = sleep_until(&mut end, |end| end.message(id));
                 assert_eq!(answer, round.to_le_bytes());
@@ -97,7 +101,7 @@ pub fn no_wake_up_is_lost(provider: &impl Provider) {
             end.fabric.disconnect(id);
         },
         |mut end, id| {
-            for round in 0..ROUNDS {
+            for round in 0..rounds {
                 // Half of the time it does not sleep, and answers after a delay that makes the
                 // answer fall into every step of the other end's going to sleep.
                 let question = if round % 2 == 0 {
@@ -119,11 +123,11 @@ pub fn no_wake_up_is_lost(provider: &impl Provider) {
 
 /// A sender that ran out of credits and sleeps is woken when it gets some.
 pub fn a_sleeper_without_credits_is_woken(provider: &impl Provider) {
-    const MESSAGES: u64 = 20_000;
+    let messages = provider.rounds(20_000);
     two_threads(
         provider,
         |mut end, id| {
-            for number in 0..MESSAGES {
+            for number in 0..messages {
                 sleep_until(&mut end, |end| match end.fabric.send(id, &number.to_le_bytes()) {
                     Ok(()) => Some(()),
                     Err(PostError::Full) => None,
@@ -135,8 +139,8 @@ pub fn a_sleeper_without_credits_is_woken(provider: &impl Provider) {
             end.fabric.disconnect(id);
         },
         |mut end, id| {
-            for number in 0..MESSAGES {
-                if number % 5000 == 0 {
+            for number in 0..messages {
+                if number % messages.div_ceil(4) == 0 {
                     // Long enough that the sender fills the queue and goes to sleep.
                     std::thread::sleep(Duration::from_millis(20));
                 }

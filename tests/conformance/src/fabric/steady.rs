@@ -1,6 +1,6 @@
 //! The data path allocates nothing.
 
-use gannet_fabric::{Access, Event, Events, Fabric, Transfer};
+use gannet_fabric::{Access, Event, Events, Fabric, Transfer, WindowError};
 use gannet_runtime::counting_allocator::allocations_on_this_thread;
 use gannet_runtime::memory::{Mapping, Memory};
 use gannet_runtime::pool::BufferPool;
@@ -45,7 +45,7 @@ pub fn steady_state_allocates_nothing(provider: &impl Provider) {
     let pool = BufferPool::new(64 * 1024, 8).expect("memory");
     let mut events = Events::with_capacity(1024, 1 << 20);
     let message = [7u8; 4096];
-    let mut rounds = |count: u32| {
+    let mut rounds = |count: u64| {
         let (mut messages, mut completions) = (0, 0);
         for round in 0..count {
             for len in MESSAGE_BYTES {
@@ -55,7 +55,7 @@ pub fn steady_state_allocates_nothing(provider: &impl Provider) {
             for _ in 0..2 {
                 let local = pool.take().expect("a free buffer");
                 let transfer = Transfer {
-                    token: u64::from(round),
+                    token: round,
                     memory: Memory::Buffer(local),
                     offset: 0,
                     remote: remote(at, 4096, 65536),
@@ -88,8 +88,60 @@ pub fn steady_state_allocates_nothing(provider: &impl Provider) {
             }
         }
     };
-    rounds(100);
+    rounds(provider.rounds(100).max(20));
     let before = allocations_on_this_thread();
-    rounds(2000);
+    rounds(provider.rounds(2000));
     assert_eq!(allocations_on_this_thread() - before, 0, "allocations on the data path");
+}
+
+/// Windows that open and close in steady state allocate nothing at their end.
+pub fn windows_in_steady_state_allocate_nothing(provider: &impl Provider) {
+    const OPEN: usize = 8;
+    const BYTES: u64 = 4096;
+    let mut pair = Pair::new(provider);
+    let to_right = pair.to_right;
+    let memory = Mapping::shareable(1 << 20).expect("memory");
+    let at = pair.register_left(&memory, Access::WINDOWS_ONLY);
+    if !pair.left.fabric.capabilities().memory_windows {
+        let refused = pair.left.fabric.open_window(to_right, at.key, 0, BYTES, Access::READ_WRITE);
+        assert_eq!(refused, Err(WindowError::Unsupported));
+        return;
+    }
+    let mut events = Events::with_capacity(1024, 1 << 20);
+    let mut rounds = |count: u64| {
+        let access = Access { remote_read: false, remote_write: true };
+        for _ in 0..count {
+            let mut keys = [gannet_fabric::Key(0); OPEN];
+            for (number, key) in (0..).zip(&mut keys) {
+                let fabric = &mut pair.left.fabric;
+                let window = fabric.open_window(to_right, at.key, number * BYTES, BYTES, access);
+                *key = window.expect("room for a few windows").key;
+            }
+            let (mut opened, mut closed) = (0, 0);
+            while closed < OPEN {
+                for fabric in [&mut pair.left.fabric, &mut pair.right.fabric] {
+                    fabric.flush();
+                    fabric.poll(Time::monotonic(), &mut events);
+                }
+                while let Some(event) = events.pop() {
+                    match event {
+                        Event::Registered { .. } => opened += 1,
+                        Event::Deregistered { .. } => closed += 1,
+                        other => panic!("{other:?}"),
+                    }
+                }
+                events.clear();
+                if opened == OPEN {
+                    opened = 0;
+                    for key in keys {
+                        pair.left.fabric.deregister(to_right, key);
+                    }
+                }
+            }
+        }
+    };
+    rounds(20);
+    let before = allocations_on_this_thread();
+    rounds(provider.rounds(500));
+    assert_eq!(allocations_on_this_thread() - before, 0, "allocations by windows");
 }

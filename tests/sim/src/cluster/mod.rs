@@ -317,6 +317,7 @@ impl Cluster {
         client.host = place as u64 + 1;
         client.slots = self.shape.slots;
         client.complete_by_metaserver = self.shape.complete_by_metaserver;
+        client.protection = self.shape.protection;
         client.cancel_timeout = self.shape.cancel_timeout;
         client.requests_max = load.depth.max(4);
         if !audits {
@@ -340,6 +341,7 @@ impl Cluster {
         match self.shape.defect {
             Some(Defect::Arrivals) => host.client_mut().break_arrivals(),
             Some(Defect::Cuts) => host.client_mut().break_cuts(),
+            Some(Defect::Windows) => host.client_mut().break_windows(),
             _ => {}
         }
         host

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use gannet_client::Protection;
+
 use crate::disk::DiskOptions;
 use crate::network::{Model, NetworkOptions};
 use crate::random::{Chance, Delay, Random};
@@ -14,6 +16,8 @@ pub enum Defect {
     Arrivals,
     /// H2: a buffer goes back to its user while data servers can reach it.
     Cuts,
+    /// H2: a request completes before its memory windows are closed.
+    Windows,
     /// H3: a write is committed although a later attempt superseded it.
     Attempts,
     /// H5: grants are not looked at again before what they allow is done.
@@ -76,6 +80,8 @@ pub struct Shape {
     pub stripe_width: u16,
     /// Reads are completed by the metadata server.
     pub complete_by_metaserver: bool,
+    /// How hosts guard their memory; by windows on a network that has them only.
+    pub protection: Protection,
     /// Slots per shard of a session.
     pub slots: u16,
     /// How long a host's session outlives its connection.
@@ -144,6 +150,7 @@ impl Shape {
             stripe_blocks: 4,
             stripe_width: 16,
             complete_by_metaserver: false,
+            protection: Protection::Region,
             slots: 16,
             lease: Duration::from_secs(10),
             request_timeout: None,
@@ -235,6 +242,10 @@ impl Shape {
             stripe_blocks: [1, 4, 256][draw(2) as usize],
             stripe_width: [1, 2, 16][draw(2) as usize],
             complete_by_metaserver: draw(3) == 0,
+            protection: match (model, draw(1)) {
+                (Model::Verbs, 1) => Protection::Window,
+                _ => Protection::Region,
+            },
             slots: [2, 4, 64][draw(2) as usize],
             lease: [millis(200), Duration::from_secs(10)][draw(1) as usize],
             request_timeout: is_impatient.then(|| millis(5 + draw(100))),

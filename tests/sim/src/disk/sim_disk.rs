@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gannet_disk::{
     BLOCK_BYTES, Completion, Disk, DiskError, Durability, FileId, Refused, SubmitError, Transfer,
 };
-use gannet_runtime::memory::{Memory, Slice};
+use gannet_runtime::memory::{Mapping, Memory, Slice};
 use gannet_runtime::time::Time;
 
 use super::medium::{Done, DoneQueue, Owner, State, Work};
@@ -94,6 +95,11 @@ impl Disk for SimDisk {
             }
             _ => None,
         }
+    }
+
+    /// Nothing here is pinned.
+    fn register_memory(&mut self, _memory: &Arc<Mapping>) -> Result<(), DiskError> {
+        Ok(())
     }
 
     fn read(&mut self, transfer: Transfer) -> Result<(), Refused> {

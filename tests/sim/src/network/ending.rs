@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use gannet_fabric::{DisconnectReason, Event, Events, TransferStatus};
+use gannet_fabric::{Access, DisconnectReason, Event, Events, RemoteSlice, TransferStatus};
 use gannet_runtime::memory::{Mapping, Memory};
 use gannet_runtime::time::Time;
 
@@ -192,23 +192,28 @@ impl State {
                 .and_then(|end| end.regions.get(&remote.key.0))
                 .filter(|region| region.grants(flight.access()))
                 .and_then(|region| region.offset_of(remote));
-            if let Some(offset) = target {
+            if target.is_some() {
                 let at = self.now + self.random.delay(self.options.peer_lost_delay);
-                let timer = Timer::Ghost { owner, key: remote.key.0, offset, bytes: copy };
-                self.agenda.add(at, timer);
+                self.agenda.add(at, Timer::Ghost { owner, remote, bytes: copy });
             }
         }
         self.unpin(owner, flight);
     }
 
-    /// Packets of a write whose initiator has given up reach the other end, if that has not.
-    pub(super) fn land_ghost(&mut self, owner: Port, key: u32, offset: usize, bytes: &Memory) {
+    /// Packets of a write whose initiator has given up reach the other end, if that has not. Its
+    /// device looks at the key as it is then.
+    pub(super) fn land_ghost(&mut self, owner: Port, remote: RemoteSlice, bytes: &Memory) {
+        let key = remote.key.0;
+        let access = Access { remote_read: false, remote_write: true };
         let region = self
             .end(owner)
             .filter(|end| !end.out_of_reach && end.phase != Phase::Ended)
             .and_then(|end| end.regions.get(&key))
-            .filter(|region| region.state == RegionState::Usable);
-        let slice = region.and_then(|region| region.view.slice(offset as u64, bytes.len() as u64));
+            .filter(|region| region.state == RegionState::Usable && region.grants(access));
+        let slice = region.and_then(|region| {
+            let offset = region.offset_of(remote)?;
+            region.view.slice(offset as u64, bytes.len() as u64)
+        });
         let landed = slice.is_some();
         if let Some(slice) = slice {
             bytes.copy_to(0, &mut Memory::Shared(slice), 0, bytes.len());

@@ -92,13 +92,14 @@ impl Fabric for SimFabric {
 
     fn open_window(
         &mut self,
-        _connection: ConnectionId,
-        _base: Key,
-        _offset: u64,
-        _len_bytes: u64,
-        _access: Access,
+        connection: ConnectionId,
+        base: Key,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
     ) -> Result<Registration, WindowError> {
-        Err(WindowError::Unsupported)
+        let (endpoint, range) = (self.endpoint.index, (offset, len_bytes));
+        self.state().borrow_mut().open_window(endpoint, connection, base, range, access)
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {

@@ -51,6 +51,7 @@ impl State {
 
     pub(super) fn flush(&mut self, endpoint: usize) {
         for port in self.endpoints[endpoint].ports() {
+            self.flush_windows(port);
             self.flush_port(port);
         }
     }
@@ -152,19 +153,28 @@ impl State {
                 self.agenda.add(due, Timer::Ack(port));
                 if status == TransferStatus::AccessRefused {
                     self.stats.refused += 1;
-                    if !self.is_shm() {
-                        // The queue pair is in its error state from here on.
-                        if let Some(lane) = self.lane(port) {
-                            lane.truncate(0);
-                        }
-                        self.break_link(port.link);
-                    }
+                    self.end_refused(port);
                 } else {
                     self.stats.transfers += 1;
                 }
                 true
             }
         }
+    }
+
+    /// A transfer of `port` was refused: nothing behind it takes effect, and the connection ends.
+    fn end_refused(&mut self, port: Port) {
+        if let Some(lane) = self.lane(port) {
+            lane.truncate(0);
+        }
+        let at = self.now + self.random.delay(self.options.peer_lost_delay);
+        self.come_to_end(port, DisconnectReason::TransferRefused, at);
+        if self.is_shm() {
+            // The process that was refused says so when it leaves.
+            let at = self.now + self.random.delay(self.options.peer_lost_delay);
+            self.come_to_end(port.other(), DisconnectReason::Protocol, at);
+        }
+        self.break_link(port.link);
     }
 
     fn progress(&mut self, port: Port, flight: &mut Flight) -> Progress {
@@ -179,6 +189,10 @@ impl State {
         let owner = &mut ends[1 - port.side];
         if owner.out_of_reach && !is_shm {
             return Progress::Unreachable;
+        }
+        if total == 0 {
+            // Nothing to check.
+            return Progress::Done(TransferStatus::Done);
         }
         let gives_up = matches!(owner.phase, Phase::Closing | Phase::Ended);
         let key = flight.transfer.remote.key.0;

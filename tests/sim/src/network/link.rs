@@ -4,13 +4,15 @@
 //! A link has two ends and two lanes. Lane `i` leads away from end `i`; it is the send queue of a
 //! reliable connection: what is in it takes effect in its order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use gannet_fabric::{Access, ConnectionId, DisconnectReason, RemoteSlice, Transfer};
 use gannet_fabric::{PostError, TransferStatus};
 use gannet_runtime::memory::{Mapping, Memory};
 use gannet_runtime::time::Time;
+
+use super::window::WindowStep;
 
 /// One end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +57,13 @@ pub(super) struct Region {
     /// The same pages, mapped a second time where they can be: replacing the pages of the
     /// owner's mapping leaves this one with the old ones.
     pub(super) view: Arc<Mapping>,
+    /// Where the range starts in the view, and how long it is, bytes.
+    pub(super) start: usize,
+    pub(super) len_bytes: usize,
+    /// Address of the range in the owner's own mapping.
+    pub(super) owner: usize,
+    /// A window: the key of the registration that it is of.
+    pub(super) base: Option<u32>,
     /// Transfers of the peer that hold the registration.
     pub(super) pins: usize,
 }
@@ -64,7 +73,7 @@ impl Region {
     pub(super) fn offset_of(&self, remote: RemoteSlice) -> Option<usize> {
         let offset = remote.address.checked_sub(self.address)?;
         let end = offset.checked_add(u64::from(remote.len_bytes))?;
-        (end <= self.view.len() as u64).then_some(offset as usize)
+        (end <= self.len_bytes as u64).then_some(self.start + offset as usize)
     }
 
     pub(super) fn grants(&self, access: Access) -> bool {
@@ -86,6 +95,12 @@ pub(super) struct End {
     /// The notice of the end is on its way to the user.
     pub(super) end_is_coming: bool,
     pub(super) regions: BTreeMap<u32, Region>,
+    /// What is to be done to windows with the next flush.
+    pub(super) window_steps: Vec<(u32, WindowStep)>,
+    /// When the last of the steps before takes effect.
+    pub(super) last_window_step: Time,
+    /// Windows that the device is about to close.
+    pub(super) windows_closing: BTreeSet<u32>,
     /// Messages under way, by class (small, large).
     pub(super) messages_out: [usize; 2],
     /// Credits that a partition holds back, by class.
@@ -104,6 +119,9 @@ impl End {
             is_deaf: false,
             end_is_coming: false,
             regions: BTreeMap::new(),
+            window_steps: Vec::new(),
+            last_window_step: Time::ZERO,
+            windows_closing: BTreeSet::new(),
             messages_out: [0; 2],
             credits_held: [0; 2],
             transfers_out: 0,

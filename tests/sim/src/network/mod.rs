@@ -26,6 +26,7 @@ mod spell;
 mod state;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -44,6 +45,8 @@ use state::{State, Step};
 /// What a network has done; for tests that demand to have seen something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetworkStats {
+    /// Memory windows that were opened.
+    pub windows: u64,
     /// Messages that reached the other end.
     pub messages: u64,
     /// Transfers that took effect.

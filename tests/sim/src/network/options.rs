@@ -14,8 +14,7 @@ pub enum Model {
     /// stands still moves nothing; a deregistration needs the peer's answer.
     Shm,
     /// As RDMA hardware: devices move the bytes. An end that gave a connection up is out of reach
-    /// at once, but until it did, packets of a dead or disconnected initiator may still land; a
-    /// refused access breaks the connection.
+    /// at once, but until it did, packets of a dead or disconnected initiator may still land.
     Verbs,
 }
 
@@ -32,7 +31,7 @@ impl Model {
             Model::Verbs => Capabilities {
                 maps_remote_memory: false,
                 disconnect_revokes_access: true,
-                memory_windows: false,
+                memory_windows: true,
             },
         }
     }
@@ -63,6 +62,8 @@ pub struct NetworkOptions {
     pub connections_max: usize,
     /// Registrations per connection.
     pub registrations_max: usize,
+    /// Memory windows per fabric value (`Model::Verbs`).
+    pub windows_max: usize,
     /// Most events per poll; each poll draws its own bound up to this.
     pub events_per_poll_max: usize,
     /// How often a transfer places only a part of its bytes now and the rest later.
@@ -93,6 +94,7 @@ impl NetworkOptions {
             transfers_max: 256,
             connections_max: 256,
             registrations_max: 1024,
+            windows_max: 1024,
             events_per_poll_max: 64,
             split_transfer: Chance::NEVER,
             spurious_full: Chance::NEVER,
@@ -115,6 +117,7 @@ impl NetworkOptions {
             small_credits: 32,
             large_credits: 4,
             transfers_max: 32,
+            windows_max: 4,
             events_per_poll_max: 8,
             split_transfer: Chance::percent(30),
             spurious_full: Chance::percent(2),

@@ -68,7 +68,9 @@ impl State {
         let is_shm = self.is_shm();
         let port = self.open_port(endpoint, connection).ok_or(FabricError::NotConnected)?;
         let limit = self.options.registrations_max;
-        if self.end(port).is_none_or(|end| end.regions.len() >= limit) {
+        let registrations =
+            |end: &mut End| end.regions.values().filter(|region| region.base.is_none()).count();
+        if self.end(port).is_none_or(|end| registrations(end) >= limit) {
             return Err(FabricError::Limit { what: "registrations of a connection", limit });
         }
         let view = match memory.file() {
@@ -76,20 +78,22 @@ impl State {
             None if is_shm => return Err(FabricError::Memory("it has no file to hand over")),
             None => Arc::clone(memory),
         };
-        let reuse = self.random.happens(self.options.reuse_key);
-        let state = &mut self.endpoints[endpoint];
-        let key = match state.free_keys.pop() {
-            Some(key) if reuse => key,
-            kept => {
-                state.free_keys.extend(kept);
-                state.next_key += 1;
-                state.next_key
-            }
-        };
+        let key = self.take_key(endpoint);
         // Addresses of the simulated kind, since real ones differ from run to run.
         let address = u64::from(key) << 32;
         let state = if is_shm { RegionState::Announced } else { RegionState::Usable };
-        let region = Region { access, address, state, view, pins: 0 };
+        let (len_bytes, owner) = (memory.len(), memory.base().addr());
+        let region = Region {
+            access,
+            address,
+            state,
+            view,
+            start: 0,
+            len_bytes,
+            owner,
+            base: None,
+            pins: 0,
+        };
         if let Some(end) = self.end(port) {
             end.regions.insert(key, region);
         }
@@ -102,10 +106,29 @@ impl State {
         Ok(Registration { address, key: Key(key) })
     }
 
+    /// A key for a new registration or window, perhaps that of a former one.
+    pub(super) fn take_key(&mut self, endpoint: usize) -> u32 {
+        let reuse = self.random.happens(self.options.reuse_key);
+        let state = &mut self.endpoints[endpoint];
+        match state.free_keys.pop() {
+            Some(key) if reuse => key,
+            kept => {
+                state.free_keys.extend(kept);
+                state.next_key += 1;
+                state.next_key
+            }
+        }
+    }
+
     pub(super) fn deregister(&mut self, endpoint: usize, connection: ConnectionId, key: Key) {
         let is_shm = self.is_shm();
         let Some(port) = self.open_port(endpoint, connection) else { return };
         let at = self.after_hop();
+        let Some(region) = self.end(port).and_then(|end| end.regions.get(&key.0)) else { return };
+        if region.base.is_some() {
+            return self.close_window(port, key.0);
+        }
+        self.end_windows_of(port, key.0);
         let Some(region) = self.end(port).and_then(|end| end.regions.get_mut(&key.0)) else {
             return;
         };

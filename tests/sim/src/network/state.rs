@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use gannet_fabric::{ConnectionId, DisconnectReason, Event, Events, Key, PeerIdentity};
+use gannet_fabric::{
+    ConnectionId, DisconnectReason, Event, Events, Key, PeerIdentity, RemoteSlice,
+};
 use gannet_runtime::memory::Memory;
 use gannet_runtime::time::Time;
 
 use super::NetworkStats;
 use super::link::{End, Lane, Link, Notice, Op, Phase, Port, RegionState};
 use super::options::{Model, NetworkOptions};
+use super::window::WindowStep;
 use crate::agenda::Agenda;
 use crate::random::Random;
 use crate::trace::Trace;
@@ -32,7 +35,9 @@ pub(super) enum Timer {
     /// A partition has lasted long enough to break a connection.
     HeldTooLong(Port),
     /// A write of an end that gave up lands at `owner`.
-    Ghost { owner: Port, key: u32, offset: usize, bytes: Memory },
+    Ghost { owner: Port, remote: RemoteSlice, bytes: Memory },
+    /// A device opens or closes a window.
+    Window(Port, u32, WindowStep),
 }
 
 /// A position in an end point's table of connections.
@@ -236,9 +241,8 @@ impl State {
             Timer::Deliver(notice) => self.deliver(notice),
             Timer::Linger(port) => self.linger_is_over(port),
             Timer::HeldTooLong(port) => self.held_too_long(port),
-            Timer::Ghost { owner, key, offset, bytes } => {
-                self.land_ghost(owner, key, offset, &bytes);
-            }
+            Timer::Ghost { owner, remote, bytes } => self.land_ghost(owner, remote, &bytes),
+            Timer::Window(port, key, step) => self.window_step(port, key, step),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the simulated network guarantees, and that it does what it is there for.
 #![allow(clippy::unwrap_used)]
 
+mod windows;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -318,9 +320,47 @@ fn keys_work_on_their_connection_in_their_range_and_rights_only() {
             assert_eq!(bench.statuses(by)[&1], [status], "{model:?} {wrong}");
             let moved = content(&memory).iter().any(|byte| *byte != 0);
             assert_eq!(moved, !refused, "{model:?} {wrong}");
-            let breaks = refused && model == Model::Verbs;
-            assert_eq!(bench.end_of(by, on).is_some(), breaks, "{model:?} {wrong}");
+            let end = refused.then_some(DisconnectReason::TransferRefused);
+            assert_eq!(bench.end_of(by, on), end, "{model:?} {wrong}");
         }
+    }
+}
+
+#[test]
+fn nothing_posted_behind_a_refused_transfer_takes_effect() {
+    for (model, seed) in MODELS.into_iter().flat_map(|model| (0..20).map(move |s| (model, s))) {
+        let mut bench = Bench::new(NetworkOptions::calm(model), seed, 2);
+        let (host, server) = bench.connect(0, 1);
+        let memory = Mapping::shareable(PAGE_BYTES).unwrap();
+        let made = bench.register(0, host, &memory);
+        let fabric = &mut bench.fabrics[1];
+        fabric.send(server, b"1").unwrap();
+        fabric.write(server, transfer(1, filled(1, 64), made, 0)).unwrap();
+        fabric.send(server, b"2").unwrap();
+        let mut foreign = transfer(2, filled(2, 64), made, 0);
+        foreign.remote.key.0 += 1;
+        fabric.write(server, foreign).unwrap();
+        fabric.send(server, b"3").unwrap();
+        fabric.write(server, transfer(3, filled(3, 64), made, 0)).unwrap();
+        fabric.flush();
+        // In the next turn, before the poster can know.
+        fabric.send(server, b"4").unwrap();
+        fabric.write(server, transfer(4, filled(4, 64), made, 0)).unwrap();
+        fabric.flush();
+        bench.settle();
+        assert_eq!(bench.messages(0, host), b"12", "{model:?}");
+        assert_eq!(content(&memory)[..64], [1; 64]);
+        let statuses = bench.statuses(1);
+        assert_eq!(statuses[&2], [TransferStatus::AccessRefused]);
+        for token in [3, 4] {
+            assert_eq!(statuses[&token], [TransferStatus::ConnectionLost], "{model:?} {token}");
+        }
+        let ends = (bench.end_of(1, server), bench.end_of(0, host));
+        let told = match model {
+            Model::Shm => DisconnectReason::Protocol,
+            Model::Verbs => DisconnectReason::PeerLost,
+        };
+        assert_eq!(ends, (Some(DisconnectReason::TransferRefused), Some(told)), "{model:?}");
     }
 }
 

@@ -27,6 +27,17 @@ pub(super) struct Registered {
     pub(super) memory: Arc<Mapping>,
 }
 
+/// A window that the client opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opened {
+    pub(super) connection: ConnectionId,
+    pub(super) base: Key,
+    pub(super) key: Key,
+    pub(super) offset: u64,
+    pub(super) len_bytes: u64,
+    pub(super) access: Access,
+}
+
 pub(super) struct World {
     pub(super) capabilities: Capabilities,
     /// By connection index: address and whether it is open.
@@ -42,6 +53,18 @@ pub(super) struct World {
     pub(super) inbox: VecDeque<Delivery>,
     pub(super) registered: Vec<Registered>,
     pub(super) deregistered: Vec<Key>,
+    /// Rights of the registrations made.
+    pub(super) accesses: Vec<Access>,
+    /// How much memory may be pinned.
+    pub(super) pinned_max: u64,
+    /// Windows that are not gone.
+    pub(super) windows: Vec<Opened>,
+    pub(super) windows_max: usize,
+    pub(super) windows_made: u32,
+    /// Whether a window opens, and closes, by itself.
+    pub(super) opens: bool,
+    pub(super) closes: bool,
+    pub(super) flushes: usize,
     pub(super) polls: usize,
 }
 
@@ -69,7 +92,15 @@ impl FakeFabric {
                 sent: VecDeque::new(),
                 inbox: VecDeque::new(),
                 registered: Vec::new(),
-                deregistered: Vec::new(),
+                deregistered: Vec::with_capacity(1024),
+                accesses: Vec::new(),
+                pinned_max: u64::MAX,
+                windows: Vec::with_capacity(64),
+                windows_max: usize::MAX,
+                windows_made: 0,
+                opens: true,
+                closes: true,
+                flushes: 0,
                 polls: 0,
             })),
         }
@@ -100,7 +131,14 @@ impl World {
             let event = Event::Disconnected { connection, reason };
             self.inbox.push_back(Delivery::Event(event));
             self.registered.retain(|registered| registered.connection != connection);
+            self.windows.retain(|window| window.connection != connection);
         }
+    }
+
+    /// The fabric has closed a window.
+    pub(super) fn closed(&mut self, connection: ConnectionId, key: Key) {
+        self.windows.retain(|window| window.key != key);
+        self.inbox.push_back(Delivery::Event(Event::Deregistered { connection, key }));
     }
 
     pub(super) fn deliver(&mut self, connection: ConnectionId, packet: &[u8]) {
@@ -155,12 +193,17 @@ impl Fabric for FakeFabric {
         &mut self,
         connection: ConnectionId,
         memory: &Arc<Mapping>,
-        _access: Access,
+        access: Access,
     ) -> Result<Registration, FabricError> {
         let mut world = self.world();
         if !world.connections[connection.index as usize].1 {
             return Err(FabricError::NotConnected);
         }
+        let (len_bytes, limit_bytes) = (memory.len() as u64, world.pinned_max);
+        if len_bytes > limit_bytes {
+            return Err(FabricError::LockedMemory { len_bytes, limit_bytes });
+        }
+        world.accesses.push(access);
         let key = Key(world.registered.len() as u32 + 1000 * (connection.index + 1));
         world.registered.push(Registered { connection, key, memory: Arc::clone(memory) });
         if world.registers {
@@ -172,18 +215,49 @@ impl Fabric for FakeFabric {
 
     fn open_window(
         &mut self,
-        _connection: ConnectionId,
-        _base: Key,
-        _offset: u64,
-        _len_bytes: u64,
-        _access: Access,
+        connection: ConnectionId,
+        base: Key,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
     ) -> Result<Registration, WindowError> {
-        Err(WindowError::Unsupported)
+        let mut world = self.world();
+        if !world.capabilities.memory_windows {
+            return Err(WindowError::Unsupported);
+        }
+        if !world.connections[connection.index as usize].1 {
+            return Err(WindowError::NotConnected);
+        }
+        let registered = world.registered.iter().find(|registered| registered.key == base);
+        let Some(memory) = registered.map(|registered| &registered.memory) else {
+            return Err(WindowError::Range);
+        };
+        if offset + len_bytes > memory.len() as u64 {
+            return Err(WindowError::Range);
+        }
+        let address = memory.base().addr() as u64 + offset;
+        if world.windows.len() >= world.windows_max {
+            return Err(WindowError::Full);
+        }
+        world.windows_made += 1;
+        let key = Key(1 << 20 | world.windows_made);
+        world.windows.push(Opened { connection, base, key, offset, len_bytes, access });
+        if world.opens {
+            let event = Event::Registered { connection, key };
+            world.inbox.push_back(Delivery::Event(event));
+        }
+        Ok(Registration { address, key })
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {
         let mut world = self.world();
         world.deregistered.push(key);
+        if world.windows.iter().any(|window| window.key == key) {
+            if world.closes {
+                world.closed(connection, key);
+            }
+            return;
+        }
         world.registered.retain(|registered| registered.key != key);
         world.inbox.push_back(Delivery::Event(Event::Deregistered { connection, key }));
     }
@@ -213,7 +287,9 @@ impl Fabric for FakeFabric {
         None
     }
 
-    fn flush(&mut self) {}
+    fn flush(&mut self) {
+        self.world().flushes += 1;
+    }
 
     fn poll(&mut self, _now: Time, events: &mut Events) {
         let mut world = self.world();

@@ -6,11 +6,11 @@ use std::time::Duration;
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
 use gannet_fabric::{ConnectionId, DisconnectReason};
 use gannet_proto::data::{Arrival, DataHello, DataWelcome, Trailer};
-use gannet_proto::handshake::{Hello, Refusal};
+use gannet_proto::handshake::{FEATURES_KNOWN, Hello, Refusal};
 use gannet_proto::operations::{
     Attributes, BufferRef, Cancel, ConnectTarget, EntryReply, HostHello, HostWelcome, InodeRequest,
     IoReply, NameRequest, Read, Register, RequestHeader, SetAttributes, StatFs, Stats, TargetReply,
-    Unregister, Write, file_type,
+    Unregister, Window, Write, file_type,
 };
 use gannet_proto::packet::{Frames, Message, PacketWriter};
 use gannet_proto::{Handle, Inode, SessionId, ShardId, Status};
@@ -55,6 +55,12 @@ pub(super) struct Cluster {
     pub(super) asked: VecDeque<(ConnectionId, Asked)>,
     /// All registrations that reactors were told of.
     pub(super) told: Vec<Register>,
+    /// The windows of the reads and writes sent, by their headers.
+    pub(super) named: Vec<(RequestHeader, Vec<Window>)>,
+    /// Features required by hellos so far.
+    pub(super) required: u64,
+    /// Features that the server has.
+    pub(super) features: u64,
     pub(super) epoch: u64,
     pub(super) resumed: bool,
     pub(super) slots: u16,
@@ -118,6 +124,9 @@ impl Cluster {
             completions: Vec::new(),
             asked: VecDeque::new(),
             told: Vec::new(),
+            named: Vec::new(),
+            required: 0,
+            features: FEATURES_KNOWN,
             epoch: 0,
             resumed: true,
             slots: 8,
@@ -187,6 +196,7 @@ impl Cluster {
         let asked = match frame.kind {
             Hello::KIND => {
                 let (hello, tail) = frame.read::<Hello>().expect("whole");
+                self.required |= hello.features_required.get();
                 return assert_eq!(hello.check(tail), Ok(()));
             }
             HostHello::KIND => {
@@ -218,13 +228,15 @@ impl Cluster {
                 Asked::Register
             }
             Read::KIND => {
-                let (read, _) = frame.read::<Read>().expect("whole");
-                assert_eq!(read.check(), Ok(()));
+                let (read, tail) = frame.read::<Read>().expect("whole");
+                let windows = read.windows(tail).expect("in bounds");
+                self.named.push((read.header, windows.to_vec()));
                 Asked::Read(*read)
             }
             Write::KIND => {
-                let (write, _) = frame.read::<Write>().expect("whole");
-                assert_eq!(write.check(), Ok(()));
+                let (write, tail) = frame.read::<Write>().expect("whole");
+                let windows = write.windows(tail).expect("in bounds");
+                self.named.push((write.header, windows.to_vec()));
                 Asked::Write(*write)
             }
             InodeRequest::KIND => Asked::Inode(*frame.read().expect("whole").0),
@@ -251,6 +263,7 @@ impl Cluster {
             reactors: U16::new(self.reactors),
             reactor: U16::new(reactor),
             slots: U16::new(self.slots),
+            features: U64::new(self.features),
             resumed: U16::new(self.resumed.into()),
             request_bytes_max: U32::new(4 << 20),
             block_bytes: U32::new(4096),

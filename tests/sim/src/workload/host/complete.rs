@@ -16,6 +16,10 @@ impl Host {
             return self.violation("a request completed twice");
         };
         let (host, what) = (self.options.number, kind.name());
+        let endpoint = self.client.fabric_mut().endpoint();
+        if buffer.as_ref().is_some_and(|buffer| endpoint.has_window_over(buffer)) {
+            self.violation(&format!("the memory of a {what} came back with a window over it"));
+        }
         let text = match &result {
             Ok(outcome) => format!("{outcome:?}"),
             Err(error) => error.to_string(),
