@@ -362,6 +362,13 @@ impl<F: Fabric> Client<F> {
         self.defects.break_windows();
     }
 
+    /// Breaks rules H2 and H5 on purpose: an attempt that is given up has its memory windows closed,
+    /// and the grants that name their keys stay alive.
+    #[cfg(feature = "defects")]
+    pub fn break_sessions(&mut self) {
+        self.defects.break_sessions();
+    }
+
     /// The fabric, for the harness that injects faults into it.
     pub fn fabric_mut(&mut self) -> &mut F {
         &mut self.fabric

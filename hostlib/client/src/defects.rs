@@ -11,6 +11,8 @@ pub(crate) struct Defects {
     cuts: bool,
     #[cfg(feature = "defects")]
     windows: bool,
+    #[cfg(feature = "defects")]
+    sessions: bool,
 }
 
 impl Defects {
@@ -37,6 +39,14 @@ impl Defects {
         #[cfg(not(feature = "defects"))]
         false
     }
+
+    /// H2, H5: an attempt that is given up has its windows closed and its data sessions left open.
+    pub(crate) fn sessions(self) -> bool {
+        #[cfg(feature = "defects")]
+        return self.sessions;
+        #[cfg(not(feature = "defects"))]
+        false
+    }
 }
 
 #[cfg(feature = "defects")]
@@ -51,5 +61,9 @@ impl Defects {
 
     pub(crate) fn break_windows(&mut self) {
         self.windows = true;
+    }
+
+    pub(crate) fn break_sessions(&mut self) {
+        self.sessions = true;
     }
 }

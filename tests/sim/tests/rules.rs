@@ -137,6 +137,24 @@ fn h2_memory_comes_back_when_its_windows_are_closed() {
     });
 }
 
+/// A key is no proof: a grant that was stalled names the key of a window that is long closed, and
+/// the next window may have it.
+#[test]
+fn h2_the_keys_of_closed_windows_come_back() {
+    rule(Defect::Sessions, |random| {
+        let shape = impatient(random);
+        let network = NetworkOptions {
+            model: Model::Verbs,
+            reuse_key: Chance::percent(100),
+            ..shape.network.clone()
+        };
+        let mut load = shape.load.clone();
+        (load.depth, load.buffers) = (2, 2);
+        load.operations = 400;
+        Shape { network, protection: Protection::Window, targets: 1, load, ..shape }
+    });
+}
+
 #[test]
 fn h3_a_write_is_committed_by_a_live_attempt_only() {
     rule(Defect::Attempts, |random| {

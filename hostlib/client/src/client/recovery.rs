@@ -252,6 +252,10 @@ impl<F: Fabric> Client<F> {
     fn cut_windows(&mut self, index: u32) -> Cut {
         let exposed = self.windows.targets(index);
         self.counters.cuts += u64::from(exposed != 0);
+        if self.defects.sessions() {
+            self.requests[index].cut_waits = exposed;
+            return if self.close_windows(index) { Cut::Pending } else { Cut::Done };
+        }
         let mut waits = 0;
         for target in members(exposed) {
             if self.targets[target].link.connection().is_some() {
@@ -286,7 +290,7 @@ impl<F: Fabric> Client<F> {
     }
 
     /// The request's memory is out of reach.
-    fn after_cut(&mut self, index: u32) {
+    pub(super) fn after_cut(&mut self, index: u32) {
         let maybe_applied = self.is_change(index) && self.requests[index].uncertain;
         let request = &mut self.requests[index];
         request.state = State::Waiting;

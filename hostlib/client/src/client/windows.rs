@@ -195,6 +195,9 @@ impl<F: Fabric> Client<F> {
         self.wakes.windows |= !self.waiting.is_empty(Queue::Windows);
         match self.requests[index].state {
             State::Closing if self.windows.is_empty(index) => self.complete(index),
+            State::Cutting if self.defects.sessions() && self.windows.is_empty(index) => {
+                self.after_cut(index);
+            }
             // Who is in a queue waits for something else.
             State::Waiting if !self.waiting.is_queued(index) && self.windows.are_open(index) => {
                 self.dispatch(index);

@@ -342,6 +342,7 @@ impl Cluster {
             Some(Defect::Arrivals) => host.client_mut().break_arrivals(),
             Some(Defect::Cuts) => host.client_mut().break_cuts(),
             Some(Defect::Windows) => host.client_mut().break_windows(),
+            Some(Defect::Sessions) => host.client_mut().break_sessions(),
             _ => {}
         }
         host

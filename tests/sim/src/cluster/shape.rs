@@ -18,6 +18,9 @@ pub enum Defect {
     Cuts,
     /// H2: a request completes before its memory windows are closed.
     Windows,
+    /// H2, H5: an attempt that is given up has its memory windows closed, and the grants that name
+    /// their keys stay alive.
+    Sessions,
     /// H3: a write is committed although a later attempt superseded it.
     Attempts,
     /// H5: grants are not looked at again before what they allow is done.
