@@ -46,10 +46,11 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
-/// Names a registered range to the peer, as an rkey does. Unique over all connections of the
-/// registering fabric value. Where the end of a connection does not take access away
-/// (`Capabilities::disconnect_revokes_access`), a key is not used again as long as its connection
-/// lives: a peer that was told of it may come late.
+/// Names a registered range to the peer, as an rkey does. Unique over all live registrations and
+/// windows of the registering fabric value. Where the end of a connection takes access away
+/// (`Capabilities::disconnect_revokes_access`), a key may come back as soon as `poll` has handed
+/// out its [`Event::Deregistered`], in the same batch even; elsewhere not as long as its connection
+/// lives, since a peer that was told of it may come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u32);
 

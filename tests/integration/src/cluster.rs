@@ -6,27 +6,83 @@ use std::process::Command;
 use std::time::Instant;
 
 use gannet_fabric::Address;
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{Finished, Server, build_directory, gannet, run};
 
+/// Ports between the first of the metadata server and the first of the data servers.
+const TARGET_PORTS: u16 = 100;
+
+/// By which fabric the servers are reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// Processes of this machine, over sockets in a directory of the cluster's own.
+    #[default]
+    Shm,
+    /// An RDMA device of this machine.
+    Rdma {
+        /// Its address.
+        host: String,
+        /// Where the metadata server listens: from here on, the data servers behind it.
+        port: u16,
+        /// Networks besides this machine that may connect, as in the configuration.
+        trusted_hosts: Vec<String>,
+    },
+}
+
+impl Network {
+    /// Whom the servers let in, as a line of a configuration.
+    fn trust(&self) -> String {
+        match self {
+            Network::Rdma { trusted_hosts, .. } if !trusted_hosts.is_empty() => {
+                format!("trusted_hosts = {trusted_hosts:?}\n")
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// Where a data server keeps its blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Store {
+    /// In a file.
+    #[default]
+    File,
+    /// In memory, which does not survive the process.
+    Ram,
+    /// On a whole block device.
+    Device(PathBuf),
+}
+
 /// How a cluster is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ClusterOptions {
     /// Reactors of the metadata server.
     pub reactors: u32,
-    /// Data servers, each with one store in a file.
+    /// Data servers, each with one store.
     pub targets: usize,
-    /// Size of each store, as in the configuration.
+    /// What the stores of the first data servers are; those of the others are files.
+    pub stores: Vec<Store>,
+    /// Size of each store that is no device, as in the configuration.
     pub store_size: &'static str,
     /// How long a session outlives its connection, as in the configuration.
     pub lease: &'static str,
+    /// By which fabric the servers are reached.
+    pub network: Network,
 }
 
 impl Default for ClusterOptions {
     fn default() -> ClusterOptions {
-        ClusterOptions { reactors: 2, targets: 2, store_size: "256M", lease: "10s" }
+        ClusterOptions {
+            reactors: 2,
+            targets: 2,
+            stores: Vec::new(),
+            store_size: "256M",
+            lease: "10s",
+            network: Network::Shm,
+        }
     }
 }
 
@@ -39,6 +95,7 @@ pub struct Cluster {
     directory: TempDir,
     /// Paths of sockets have at most 107 bytes, so they get a short directory.
     sockets: TempDir,
+    network: Network,
 }
 
 impl Cluster {
@@ -48,13 +105,14 @@ impl Cluster {
     /// If the machine refuses files, or formatting fails.
     #[must_use]
     pub fn format(options: ClusterOptions) -> Cluster {
-        let mut cluster = Cluster {
+        let cluster = Cluster {
             metaserver: None,
             targets: (0..options.targets).map(|_| None).collect(),
             directory: scratch_directory(),
             sockets: tempfile::Builder::new().prefix("gannet-").tempdir().expect("a directory"),
+            network: options.network.clone(),
         };
-        cluster.write_configurations(options);
+        cluster.write_configurations(&options);
         let format = |role: &str, config: PathBuf| {
             let mut command = Command::new(gannet());
             command.args([role, "format", "--config"]).arg(config);
@@ -78,20 +136,28 @@ impl Cluster {
         cluster
     }
 
-    fn write_configurations(&mut self, options: ClusterOptions) {
-        let ClusterOptions { reactors, targets, store_size, lease } = options;
-        let (directory, sockets) = (self.directory.path().display(), self.sockets.path().display());
+    fn write_configurations(&self, options: &ClusterOptions) {
+        let ClusterOptions { reactors, targets, stores, store_size, lease, network } = options;
+        let (directory, trust) = (self.directory.path().display(), network.trust());
+        let metaserver = self.address();
         let text = format!(
-            "directory = \"{directory}/meta\"\nlisten = \"shm://{sockets}/meta.sock\"\n\
-             reactors = {reactors}\nidle = \"adaptive\"\nlease = \"{lease}\"\n"
+            "directory = \"{directory}/meta\"\nlisten = \"{metaserver}\"\n\
+             reactors = {reactors}\nidle = \"adaptive\"\nlease = \"{lease}\"\n{trust}"
         );
         std::fs::write(self.config("metaserver"), text).expect("a file");
-        for index in 0..targets {
-            let name = target_name(index);
+        for index in 0..*targets {
+            let (name, listen) = (target_name(index), self.target_address(index));
+            let store = match stores.get(index).cloned().unwrap_or_default() {
+                Store::Device(path) => format!("path = {path:?}\nkind = \"device\"\n"),
+                other => {
+                    let kind = if other == Store::Ram { "ram" } else { "directory" };
+                    let path = format!("{directory}/{name}");
+                    format!("path = \"{path}\"\nkind = \"{kind}\"\nsize = \"{store_size}\"\n")
+                }
+            };
             let text = format!(
-                "listen = \"shm://{sockets}/{name}.sock\"\n\
-                 metaserver = \"shm://{sockets}/meta.sock\"\nidle = \"adaptive\"\n[[store]]\n\
-                 path = \"{directory}/{name}\"\nkind = \"directory\"\nsize = \"{store_size}\"\n"
+                "listen = \"{listen}\"\nmetaserver = \"{metaserver}\"\nidle = \"adaptive\"\n\
+                 {trust}[[store]]\n{store}"
             );
             std::fs::write(self.config(&name), text).expect("a file");
         }
@@ -188,6 +254,30 @@ impl Cluster {
         self.targets[index].take().expect("the data server runs").kill_and(meanwhile);
     }
 
+    /// Sends a signal to a data server.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn signal_target(&self, index: usize, signal: Signal) {
+        self.targets[index].as_ref().expect("the data server runs").signal(signal);
+    }
+
+    /// Stops a data server in order.
+    ///
+    /// # Panics
+    /// If it does not run, or does not end in order.
+    pub fn stop_target(&mut self, index: usize) {
+        self.targets[index].take().expect("the data server runs").stop();
+    }
+
+    /// Stops the metadata server in order.
+    ///
+    /// # Panics
+    /// If it does not run, or does not end in order.
+    pub fn stop_metaserver(&mut self) {
+        self.metaserver.take().expect("the metadata server runs").stop();
+    }
+
     /// Whether all servers run.
     #[must_use]
     pub fn is_running(&mut self) -> bool {
@@ -229,8 +319,7 @@ impl Cluster {
     /// offers nothing else: the data server says so when it starts.
     #[must_use]
     pub fn is_buffered(&self, index: usize) -> bool {
-        let log = std::fs::read_to_string(self.log(&target_name(index))).unwrap_or_default();
-        log.contains("the page cache is used")
+        self.target_log(index).contains("the page cache is used")
     }
 
     /// Where hosts find the file system.
@@ -239,7 +328,40 @@ impl Cluster {
     /// If the machine's temporary directory has too long a path.
     #[must_use]
     pub fn address(&self) -> Address {
-        Address::shm(self.sockets.path().join("meta.sock")).expect("a short path")
+        match &self.network {
+            Network::Shm => self.socket("meta.sock"),
+            Network::Rdma { host, port, .. } => Address::Rdma { host: host.clone(), port: *port },
+        }
+    }
+
+    /// Where a data server listens.
+    ///
+    /// # Panics
+    /// As [`Cluster::address`].
+    #[must_use]
+    pub fn target_address(&self, index: usize) -> Address {
+        match &self.network {
+            Network::Shm => self.socket(&format!("{}.sock", target_name(index))),
+            Network::Rdma { host, port, .. } => {
+                Address::Rdma { host: host.clone(), port: port + TARGET_PORTS + index as u16 }
+            }
+        }
+    }
+
+    fn socket(&self, name: &str) -> Address {
+        Address::shm(self.sockets.path().join(name)).expect("a short path")
+    }
+
+    /// What the metadata server has printed, all its processes together.
+    #[must_use]
+    pub fn metaserver_log(&self) -> String {
+        std::fs::read_to_string(self.log("metaserver")).unwrap_or_default()
+    }
+
+    /// What a data server has printed, all its processes together.
+    #[must_use]
+    pub fn target_log(&self, index: usize) -> String {
+        std::fs::read_to_string(self.log(&target_name(index))).unwrap_or_default()
     }
 
     /// The `gannet` command with these arguments, to be run on this cluster.

@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use gannet_client::{Client, ClientOptions, Completion, Operation, RequestId};
-use gannet_fabric::Address;
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
+use gannet_fabric::{Address, Fabric};
 use gannet_runtime::time::Time;
 use rustix::event::{Timespec, epoll};
 
@@ -14,8 +14,8 @@ use rustix::event::{Timespec, epoll};
 const SPIN: Duration = Duration::from_micros(20);
 
 /// A client that sleeps while there is nothing to do.
-pub struct Host {
-    client: Client<AnyFabric>,
+pub struct Host<F: Fabric = AnyFabric> {
+    client: Client<F>,
     arena: Arena,
     epoll: OwnedFd,
     completions: Vec<Completion>,
@@ -34,9 +34,26 @@ impl Host {
         buffers: u32,
         adjust: impl FnOnce(&mut ClientOptions),
     ) -> Host {
+        let fabric = AnyFabric::new(FabricOptions::for_address(metaserver)).expect("a fabric");
+        Host::over(fabric, metaserver, buffer_bytes, buffers, adjust)
+    }
+}
+
+impl<F: Fabric> Host<F> {
+    /// As [`Host::new`], over this fabric.
+    ///
+    /// # Panics
+    /// As [`Host::new`].
+    #[must_use]
+    pub fn over(
+        fabric: F,
+        metaserver: &Address,
+        buffer_bytes: usize,
+        buffers: u32,
+        adjust: impl FnOnce(&mut ClientOptions),
+    ) -> Host<F> {
         let mut options = ClientOptions::random(metaserver.clone()).expect("randomness");
         adjust(&mut options);
-        let fabric = AnyFabric::new(FabricOptions::for_address(metaserver)).expect("a fabric");
         let arena = Arena::new(&RegionIds::new(), buffer_bytes, buffers).expect("memory");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("a descriptor");
         Host { client: Client::new(options, fabric), arena, epoll, completions: Vec::new() }
@@ -44,8 +61,14 @@ impl Host {
 
     /// The client.
     #[must_use]
-    pub fn client(&self) -> &Client<AnyFabric> {
+    pub fn client(&self) -> &Client<F> {
         &self.client
+    }
+
+    /// The client's fabric, to break it.
+    #[must_use]
+    pub fn fabric_mut(&mut self) -> &mut F {
+        self.client.fabric_mut()
     }
 
     /// A buffer that is not in use.
@@ -123,7 +146,7 @@ impl Host {
     }
 }
 
-impl std::fmt::Debug for Host {
+impl<F: Fabric> std::fmt::Debug for Host<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.client.fmt(f)
     }

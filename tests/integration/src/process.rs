@@ -30,7 +30,12 @@ const LOG_LINES: usize = 60;
 /// If there is none.
 #[must_use]
 pub fn gannet() -> PathBuf {
-    let path = build_directory().join("gannet");
+    let test = std::env::current_exe().expect("a test program has a path");
+    // Where tests are taken elsewhere, all programs lie together.
+    let path = [test.with_file_name("gannet"), build_directory().join("gannet")]
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| build_directory().join("gannet"));
     assert!(
         path.is_file(),
         "{} is missing: run `cargo build -p gannet` with the same profile and target directory \
@@ -113,6 +118,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the process is our child");
+    }
+
     /// Whether the process runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -123,8 +133,7 @@ impl Server {
     /// # Panics
     /// If it takes longer than [`STOP_MAX`], or does not exit with 0.
     pub fn stop(mut self) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).expect("the process is our child");
+        self.signal(Signal::TERM);
         let status = wait_exit(&mut self.child, STOP_MAX)
             .unwrap_or_else(|| panic!("{} does not end on SIGTERM", self.name));
         assert!(status.success(), "{} ended with {status}", self.name);

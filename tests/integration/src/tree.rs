@@ -45,15 +45,28 @@ impl Content {
     }
 }
 
+/// Small files that a tree has if nothing else is said.
+const SMALL_FILES: u64 = 200;
+/// The small files get larger up to this, bytes.
+const SMALL_BYTES_MAX: u64 = 20_000;
+
 /// Makes a tree at `root`: files of all [`SIZES`], names with spaces, in several scripts, of 255
 /// bytes and that are no text at all, permissions, old times, and empty directories.
 ///
 /// # Panics
 /// If the machine refuses.
 pub fn make(root: &Path) {
+    make_with(root, &SIZES, SMALL_FILES);
+}
+
+/// As [`make`], with files of these sizes, one of which is 4097 bytes, and as many small ones.
+///
+/// # Panics
+/// If the machine refuses.
+pub fn make_with(root: &Path, sizes: &[u64], small_files: u64) {
     std::fs::create_dir(root).expect("a new directory");
-    for (seed, size) in SIZES.into_iter().enumerate() {
-        make_file(&root.join(format!("{size} bytes")), size, seed as u64);
+    for (seed, size) in (0..).zip(sizes) {
+        make_file(&root.join(format!("{size} bytes")), *size, seed);
     }
     let names = root.join("names, with spaces ");
     std::fs::create_dir(&names).expect("a new directory");
@@ -80,8 +93,9 @@ pub fn make(root: &Path) {
     make_file(&deep.join("bottom"), 12_345, 200);
     std::fs::create_dir_all(root.join("empty/emptier")).expect("new directories");
     std::fs::create_dir(root.join(longest)).expect("a new directory");
-    for index in 0..200 {
-        make_file(&root.join(format!("deep/{index:03}")), index * 97, 300 + index);
+    for index in 0..small_files {
+        let path = root.join(format!("deep/{index:03}"));
+        make_file(&path, index * 97 % SMALL_BYTES_MAX, 300 + index);
     }
     let script = root.join("deep/000");
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o751)).expect("permissions");

@@ -1,5 +1,6 @@
 //! The gannet command on a machine with an RDMA device, and on one that has just lost it.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +13,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 const RUN_MAX: Duration = Duration::from_secs(60);
 /// Where the servers of these tests listen, and on the ports behind it.
 const PORT: u16 = 7470;
+/// A user and group without privileges.
+const NOBODY: u32 = 65534;
 
 /// The command with arguments, in words.
 fn command(arguments: &str) -> Command {
@@ -145,4 +148,50 @@ fn one_process_serves_files_with_either_protection() {
     }
     server.signal(Signal::TERM);
     let _said = server.wait(RUN_MAX).success();
+}
+
+/// A user without privileges who may use the device and lock this much memory runs the command,
+/// which has to fail. Returns what it said.
+fn fails_with_locked_memory(kib: u32, arguments: &str) -> String {
+    let mut chmod = Command::new("chmod");
+    chmod.args(["0666", "/dev/infiniband/rdma_cm", "/dev/infiniband/uverbs0"]);
+    let _said = run(chmod, RUN_MAX).success();
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("ulimit -l {kib} && exec {} {arguments}", gannet().display()));
+    shell.uid(NOBODY).gid(NOBODY);
+    let Finished { name, status, output } = run(shell, RUN_MAX);
+    assert_eq!(status.code(), Some(1), "{name}:\n{output}");
+    output
+}
+
+#[test]
+#[ignore = "needs an RDMA device: run tests/run vm"]
+fn too_little_locked_memory_is_named_with_the_remedy() {
+    let address = format!("rdma://{}:{PORT}", guest::own_address());
+    let named = |said: &str, kib: u32| {
+        for words in ["cannot be pinned", &(kib * 1024).to_string(), "ulimit -l"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    };
+    // A data server's store and buffers.
+    let directory = fresh("locked");
+    std::os::unix::fs::chown(&directory, Some(NOBODY), Some(NOBODY)).expect("this is root");
+    let arguments = format!(
+        "dev --dir {} --listen {address} --targets 1 --store-size ram:64M --log-in-ram",
+        directory.display()
+    );
+    named(&fails_with_locked_memory(16 << 10, &arguments), 16 << 10);
+    // A host's buffers: enough for its connections, not for what it transfers.
+    let directory = fresh("locked-server");
+    let arguments = format!(
+        "dev --dir {} --listen {address} --targets 1 --store-size ram:64M --log-in-ram",
+        directory.display()
+    );
+    let server = Process::start("gannet dev", command(&arguments));
+    let _ready = server.wait_line(START_MAX, |line| line.starts_with("ready:"));
+    let file = fresh("locked-file").join("file");
+    std::fs::write(&file, vec![7; 1 << 20]).expect("the file can be written");
+    let arguments = format!("put --server {address} {} /", file.display());
+    named(&fails_with_locked_memory(4 << 10, &arguments), 4 << 10);
+    assert!(server.is_running());
 }

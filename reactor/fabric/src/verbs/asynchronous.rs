@@ -6,7 +6,6 @@
 //! descriptor wakes all of them, and a second one wakes the owner. Control path: a lock is taken.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -125,30 +124,36 @@ enum Asynchronous {
     Other,
 }
 
+/// `ibv_async_event` with the kind as a number: later libraries have kinds of which the enumeration
+/// does not know.
+#[repr(C)]
+struct RawEvent {
+    element: rdma::ibv_async_event_element_t,
+    kind: u32,
+}
+const _: () = assert!(size_of::<RawEvent>() == size_of::<rdma::ibv_async_event>());
+
 fn next_event(context: Context) -> Option<Asynchronous> {
-    let mut event = MaybeUninit::<rdma::ibv_async_event>::zeroed();
+    let nothing = rdma::ibv_async_event_element_t { port_num: 0 };
+    let mut event = RawEvent { element: nothing, kind: u32::MAX };
+    let place = (&raw mut event).cast();
     // SAFETY: an open device whose descriptor does not block, and a place to write to.
-    let returned = unsafe { rdma::ibv_get_async_event(context.as_ptr(), event.as_mut_ptr()) };
+    let returned = unsafe { rdma::ibv_get_async_event(context.as_ptr(), place) };
     if returned != 0 {
         return None;
     }
-    // A number here: later libraries have kinds of which the enumeration does not know.
-    // SAFETY: the field was written by the call.
-    let kind = unsafe { (&raw const (*event.as_ptr()).event_type).cast::<u32>().read() };
-    // SAFETY: the field was written by the call; which member it is depends on the kind.
-    let element = unsafe { (&raw const (*event.as_ptr()).element).read() };
-    let is = |wanted: kinds| kind == wanted as u32;
+    let is = |wanted: kinds| event.kind == wanted as u32;
     let found = if is(kinds::IBV_EVENT_QP_FATAL)
         || is(kinds::IBV_EVENT_QP_REQ_ERR)
         || is(kinds::IBV_EVENT_QP_ACCESS_ERR)
     {
         // SAFETY: these kinds are about a queue pair.
-        let pair = unsafe { element.qp };
+        let pair = unsafe { event.element.qp };
         // SAFETY: it is not destroyed before its events are acknowledged.
         Asynchronous::PairFailed(unsafe { (*pair).qp_num })
     } else if is(kinds::IBV_EVENT_PORT_ACTIVE) || is(kinds::IBV_EVENT_PORT_ERR) {
         // SAFETY: these kinds are about a port.
-        let number = unsafe { element.port_num };
+        let number = unsafe { event.element.port_num };
         Asynchronous::Port { number, up: is(kinds::IBV_EVENT_PORT_ACTIVE) }
     } else if is(kinds::IBV_EVENT_DEVICE_FATAL) || is(kinds::IBV_EVENT_CQ_ERR) {
         Asynchronous::DeviceFailed
@@ -156,6 +161,6 @@ fn next_event(context: Context) -> Option<Asynchronous> {
         Asynchronous::Other
     };
     // SAFETY: the event just taken.
-    unsafe { rdma::ibv_ack_async_event(event.as_mut_ptr()) };
+    unsafe { rdma::ibv_ack_async_event((&raw mut event).cast()) };
     Some(found)
 }

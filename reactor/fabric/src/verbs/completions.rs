@@ -11,9 +11,7 @@ use super::fabric::{RECEIVE_TAG, SHARED_TAG, Tag, VerbsFabric};
 use super::objects::{Completion, POLL_BATCH};
 use super::send::Work;
 use super::wire::{HEADER_BYTES, Header, Kind};
-use crate::{
-    ConnectionId, DisconnectReason, Event, Events, Key, TransferStatus,
-};
+use crate::{ConnectionId, DisconnectReason, Event, Events, Key, TransferStatus};
 
 /// Batches taken from one completion queue per poll.
 const BATCHES_PER_POLL: usize = 8;
@@ -27,6 +25,11 @@ impl VerbsFabric {
             self.poll_device(device, &mut batch, events);
         }
         self.batch = Some(batch);
+        // With the queues empty: a device drops the entries of a queue pair that is destroyed, and
+        // among them may be the last receive entry that it had taken from the shared queue.
+        while let Some((index, reason)) = self.drained.pop() {
+            self.finish(index, reason, events);
+        }
         if !self.owing.is_empty() {
             self.return_credits();
         }
@@ -185,13 +188,7 @@ impl VerbsFabric {
 
     /// A request completed, and with it all before it.
     #[inline]
-    fn sent(
-        &mut self,
-        index: u32,
-        number: u32,
-        status: statuses::Type,
-        events: &mut Events,
-    ) {
+    fn sent(&mut self, index: u32, number: u32, status: statuses::Type, events: &mut Events) {
         let slot = &mut self.slots[index as usize];
         let id = ConnectionId { index, generation: slot.generation };
         let Some(connection) = &mut slot.connection else { return };
@@ -222,7 +219,7 @@ impl VerbsFabric {
             let (unposted, done) = (send.has_unposted(), send.is_empty());
             match connection.state {
                 State::Lingering if done => self.begin_drain(index, DisconnectReason::Local),
-                State::Draining(reason) if done => self.finish(index, reason, events),
+                State::Draining(reason) if done => self.drained.push((index, reason)),
                 _ if unposted => self.mark_dirty(index),
                 _ => {}
             }
@@ -234,7 +231,7 @@ impl VerbsFabric {
         match connection.state {
             State::Draining(reason) => {
                 if send.is_empty() {
-                    self.finish(index, reason, events);
+                    self.drained.push((index, reason));
                 }
             }
             State::Lingering => self.begin_drain(index, DisconnectReason::Local),

@@ -98,12 +98,8 @@ impl Credits {
         add(&mut self.small, header.small_returned, self.peer_granted.small_credits)?;
         add(&mut self.large, header.large_returned, self.peer_granted.large_credits)?;
         match header.kind {
-            Kind::Message(Class::Small) => {
-                add(&mut self.small_owed, 1, self.granted.small_credits)
-            }
-            Kind::Message(Class::Large) => {
-                add(&mut self.large_owed, 1, self.granted.large_credits)
-            }
+            Kind::Message(Class::Small) => add(&mut self.small_owed, 1, self.granted.small_credits),
+            Kind::Message(Class::Large) => add(&mut self.large_owed, 1, self.granted.large_credits),
             Kind::Credits | Kind::Goodbye => Ok(()),
         }
     }
@@ -219,8 +215,12 @@ impl Own {
             return true;
         }
         let of_base = |window: &OpenWindow| window.base == key && !window.closing;
-        let open: Vec<u32> =
-            self.windows.iter().filter(|(_, window)| of_base(window)).map(|(key, _)| *key).collect();
+        let open: Vec<u32> = self
+            .windows
+            .iter()
+            .filter(|(_, window)| of_base(window))
+            .map(|(key, _)| *key)
+            .collect();
         for key in open {
             self.close(key, send);
         }
@@ -428,11 +428,8 @@ mod tests {
     #[test]
     fn a_message_without_a_credit_is_a_violation() {
         let (_, mut right) = pair();
-        let message = Header {
-            kind: Kind::Message(Class::Large),
-            small_returned: 0,
-            large_returned: 0,
-        };
+        let message =
+            Header { kind: Kind::Message(Class::Large), small_returned: 0, large_returned: 0 };
         assert_eq!(right.received(message), Ok(()));
         assert_eq!(right.received(message), Err(Violation));
     }

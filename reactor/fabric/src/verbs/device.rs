@@ -160,6 +160,15 @@ impl Device {
         }
         let entries = wanted.min(self.limits.shared_receives_max);
         self.reserve_completions(entries)?;
+        let receives = self.make_shared_receives(entries, tag);
+        if receives.is_err() {
+            self.release_completions(entries);
+        }
+        self.receives = Some(receives?);
+        Ok(())
+    }
+
+    fn make_shared_receives(&self, entries: u32, tag: u64) -> Result<Receives, FabricError> {
         let queue = SharedReceiveQueue::new(&self.domain, entries).map_err(|error| {
             failed(format!("making a shared receive queue of RDMA device {}", self.name), error)
         })?;
@@ -167,7 +176,6 @@ impl Device {
         receives.post().map_err(|error| {
             failed(format!("posting receives to RDMA device {}", self.name), error)
         })?;
-        self.receives = Some(receives);
-        Ok(())
+        Ok(receives)
     }
 }

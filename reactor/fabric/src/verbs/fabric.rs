@@ -72,6 +72,8 @@ pub struct VerbsFabric {
     pub(super) refill: Vec<u32>,
     /// Connections that owe their peers credits.
     pub(super) owing: Vec<u32>,
+    /// Connections whose last completion was just taken, and why they end.
+    pub(super) drained: Vec<(u32, DisconnectReason)>,
     /// Connections with a deadline.
     pub(super) timed: Vec<u32>,
     pub(super) batch: Option<Box<[Completion; POLL_BATCH]>>,
@@ -139,6 +141,7 @@ impl VerbsFabric {
             dirty: Vec::with_capacity(places),
             refill: Vec::with_capacity(places),
             owing: Vec::with_capacity(places),
+            drained: Vec::with_capacity(places),
             timed: Vec::with_capacity(places),
             batch: Some(Completion::batch()),
             epoll,

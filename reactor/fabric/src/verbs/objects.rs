@@ -60,7 +60,7 @@ impl Context {
         let contexts = (0..usize::try_from(count).unwrap_or(0))
             .filter_map(|at| {
                 // SAFETY: the list has `count` entries.
-                let context = unsafe { *list.add(at) };
+                let context = unsafe { *list.wrapping_add(at) };
                 Context::new(context)
             })
             .collect();

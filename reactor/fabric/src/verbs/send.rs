@@ -244,12 +244,7 @@ impl SendQueue {
     }
 
     #[inline]
-    fn push(
-        &mut self,
-        work: Work,
-        mut request: rdma::ibv_send_wr,
-        range: Option<rdma::ibv_sge>,
-    ) {
+    fn push(&mut self, work: Work, mut request: rdma::ibv_send_wr, range: Option<rdma::ibv_sge>) {
         request.wr_id = self.tag | u64::from(self.first.wrapping_add(self.works.len() as u32));
         request.num_sge = i32::from(range.is_some());
         self.works.push_back(work);
@@ -339,7 +334,13 @@ impl SendQueue {
 
 impl std::fmt::Debug for SendQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SendQueue({} of {}, {} unposted)", self.works.len(), self.depth, self.requests.len())
+        write!(
+            f,
+            "SendQueue({} of {}, {} unposted)",
+            self.works.len(),
+            self.depth,
+            self.requests.len()
+        )
     }
 }
 

@@ -132,11 +132,8 @@ impl VerbsFabric {
         ready.clear();
         let at_once = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
         // Interrupted, it sees nothing; the next look will.
-        let _seen = epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(&mut ready),
-            Some(&at_once),
-        );
+        let _seen =
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&at_once));
         for event in &ready {
             match event.data.u64() {
                 MANAGER_TOKEN => self.take_manager_events(events),
@@ -259,8 +256,7 @@ impl VerbsFabric {
         let Some(found) = &mut self.slots[index as usize].connection else {
             return Err(FabricError::NotConnected);
         };
-        let depths =
-            ReadDepths { initiates: limits.reads_initiated, serves: limits.reads_served };
+        let depths = ReadDepths { initiates: limits.reads_initiated, serves: limits.reads_served };
         found.id.connect(&greeting, depths).map_err(|error| failed("connecting", error))?;
         found.state = State::Connecting;
         Ok(())
@@ -352,10 +348,8 @@ impl VerbsFabric {
         else {
             return Err(FabricError::NotConnected);
         };
-        let granted = Greeting {
-            small_credits: options.small_credits,
-            large_credits: options.large_credits,
-        };
+        let granted =
+            Greeting { small_credits: options.small_credits, large_credits: options.large_credits };
         let messages = u32::from(options.small_credits) + u32::from(options.large_credits);
         let windows = if connects && device.limits.windows { options.windows_max } else { 0 };
         let sends = messages + (options.transfers_max + windows + 2 * RESERVE) as u32;
@@ -507,14 +501,15 @@ impl VerbsFabric {
     pub(super) fn end_unconnected(&mut self, index: u32, reason: DisconnectReason) {
         let connection = self.id(index);
         let Some(found) = &mut self.slots[index as usize].connection else { return };
-        let was_known = found.state != State::Accepting;
-        if was_known {
-            found.state = State::Ended;
-            found.deadline = None;
-            self.pending.push_back(Event::Disconnected { connection, reason });
-        } else {
+        match found.state {
+            State::Ended => {}
             // Nobody was told of it.
-            self.release(index);
+            State::Accepting => self.release(index),
+            _ => {
+                found.state = State::Ended;
+                found.deadline = None;
+                self.pending.push_back(Event::Disconnected { connection, reason });
+            }
         }
     }
 
@@ -610,17 +605,19 @@ impl VerbsFabric {
             if found.device != number {
                 continue;
             }
+            found.destroy_pair();
             // A stand-in, so that the id outlives the device.
-            if let Ok(mut stand_in) = CmId::new(&self.channel, u64::MAX) {
-                found.destroy_pair();
-                std::mem::swap(&mut found.id, &mut stand_in);
-                ids.push(stand_in);
+            if let Ok(stand_in) = CmId::new(&self.channel, u64::MAX) {
+                ids.push(std::mem::replace(&mut found.id, stand_in));
             }
             match found.state {
                 State::Established | State::Lingering | State::Draining(_) => {
                     self.finish(index, DisconnectReason::PeerLost, events);
                 }
-                _ => self.end_unconnected(index, DisconnectReason::Unreachable),
+                State::Resolving | State::Connecting | State::Accepting | State::Ended => {
+                    found.wiring = None;
+                    self.end_unconnected(index, DisconnectReason::Unreachable);
+                }
             }
         }
         if let Some(device) = self.devices[number].take() {

@@ -151,11 +151,8 @@ impl Header {
             Kind::Message(class) => Class::of(body_bytes) == class,
             Kind::Credits | Kind::Goodbye => body_bytes == 0,
         };
-        let header = Header {
-            kind,
-            small_returned: u16_at(&bytes, 2),
-            large_returned: u16_at(&bytes, 4),
-        };
+        let header =
+            Header { kind, small_returned: u16_at(&bytes, 2), large_returned: u16_at(&bytes, 4) };
         fits.then_some(header)
     }
 }
@@ -211,11 +208,8 @@ mod tests {
             assert!(Header::decode(bytes, HEADER_BYTES).is_some());
             assert_eq!(Header::decode(bytes, HEADER_BYTES + 1), None, "{kind:?} with a body");
         }
-        let small = Header {
-            kind: Kind::Message(Class::Small),
-            small_returned: 0,
-            large_returned: 0,
-        };
+        let small =
+            Header { kind: Kind::Message(Class::Small), small_returned: 0, large_returned: 0 };
         assert_eq!(Header::decode(small.encode(), HEADER_BYTES + 257), None);
         assert_eq!(Header::decode(small.encode(), HEADER_BYTES - 1), None);
         for kind in [0, 5, 255] {

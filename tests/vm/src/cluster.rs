@@ -1,0 +1,86 @@
+//! Clusters of `gannet` processes over the guest's device.
+
+use std::time::Duration;
+
+use gannet_integration::cluster::{Cluster, ClusterOptions, Network, Store};
+
+use crate::guest;
+use crate::resources::Resources;
+use crate::wait;
+
+/// Where the metadata server listens; the data servers are on the ports behind it.
+pub const PORT: u16 = 7600;
+/// How long servers may take to give back what a host had, its lease included.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
+
+/// Over the guest's device: two reactors, two data servers with these stores.
+#[must_use]
+pub fn options(stores: Vec<Store>) -> ClusterOptions {
+    let host = guest::own_address().to_string();
+    ClusterOptions {
+        reactors: 2,
+        targets: stores.len(),
+        stores,
+        store_size: "96M",
+        lease: "2s",
+        network: Network::Rdma { host, port: PORT, trusted_hosts: Vec::new() },
+    }
+}
+
+/// What the servers hold for hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    sessions: u64,
+    grants: u64,
+    operations: u64,
+    resources: Resources,
+}
+
+impl Held {
+    /// What they hold now. The command that asks has a session itself, which counts.
+    ///
+    /// # Panics
+    /// If the servers do not answer.
+    #[must_use]
+    pub fn now(cluster: &Cluster) -> Held {
+        let stats = cluster.stats();
+        Held {
+            sessions: stats.metaserver("sessions"),
+            grants: stats.metaserver("live_grants"),
+            operations: stats.metaserver("live_operations"),
+            resources: Resources::now(),
+        }
+    }
+
+    /// Waits until the servers hold no more than one host's session, and nothing else changes.
+    ///
+    /// # Panics
+    /// If that does not come.
+    #[must_use]
+    pub fn at_rest(cluster: &Cluster) -> Held {
+        let mut last = Held::now(cluster);
+        wait::until("the servers to come to rest", CLEAN_UP_MAX, || {
+            let former = std::mem::replace(&mut last, Held::now(cluster));
+            former == last && (last.sessions, last.grants) == (1, 0)
+        });
+        last
+    }
+
+    /// Waits until the servers hold no more than this.
+    ///
+    /// # Panics
+    /// With what is too much, if that does not come.
+    pub fn wait_within(&self, cluster: &Cluster) {
+        let mut last = None;
+        let within = wait::holds_within(CLEAN_UP_MAX, || {
+            let now = Held::now(cluster);
+            let within = now.sessions <= self.sessions
+                && now.grants <= self.grants
+                && now.operations <= self.operations
+                && now.resources.is_within(&self.resources);
+            last = Some(now);
+            within
+        });
+        assert!(within, "more than {self:?}: {last:?}");
+    }
+}
