@@ -85,7 +85,21 @@ impl<F: Fabric> Host<F> {
     /// # Panics
     /// If the client refuses it.
     pub fn submit(&mut self, operation: Operation, token: u64) -> RequestId {
-        match self.client.submit(operation, token) {
+        let timeout = self.client.options().request_timeout;
+        self.submit_with(operation, token, timeout)
+    }
+
+    /// Starts a request with a time-out of its own.
+    ///
+    /// # Panics
+    /// If the client refuses it.
+    pub fn submit_with(
+        &mut self,
+        operation: Operation,
+        token: u64,
+        timeout: Option<Duration>,
+    ) -> RequestId {
+        match self.client.submit_with(operation, token, timeout) {
             Ok(request) => request,
             Err(refused) => panic!("refused: {}", refused.error),
         }

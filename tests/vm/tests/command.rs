@@ -180,7 +180,7 @@ fn too_little_locked_memory_is_named_with_the_remedy() {
         "dev --dir {} --listen {address} --targets 1 --store-size ram:64M --log-in-ram",
         directory.display()
     );
-    named(&fails_with_locked_memory(16 << 10, &arguments), 16 << 10);
+    named(&fails_with_locked_memory(4 << 10, &arguments), 4 << 10);
     // A host's buffers: enough for its connections, not for what it transfers.
     let directory = fresh("locked-server");
     let arguments = format!(
