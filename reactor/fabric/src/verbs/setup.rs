@@ -34,6 +34,9 @@ const RECEIVER_NOT_READY_CODE: u8 = 12;
 /// Longest message that devices are asked to take by value.
 const INLINE_BYTES: u32 = (HEADER_BYTES + SMALL_MESSAGE_BYTES) as u32;
 
+/// What entries of a receive queue that accepted connections share are called, besides their number.
+const SHARED_RECEIVES: u64 = RECEIVE_TAG | SHARED_TAG;
+
 /// Where connections are accepted.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -46,9 +49,14 @@ pub(super) struct Listener {
 impl VerbsFabric {
     pub(super) fn listen_at(&mut self, at: &Address) -> Result<(), FabricError> {
         let id = self.listening_id(at, self.listeners.len())?;
-        // A listener at one address belongs to one device, which is in use from now on.
+        // A listener at one address belongs to one device, which is in use from now on: what cannot
+        // be had is told at the start.
         if let Some(context) = id.context() {
-            self.device_of(context)?;
+            let number = self.device_of(context)?;
+            let wanted = self.options.shared_receives;
+            if let Some(Some(device)) = self.devices.get_mut(number) {
+                device.share_receives(wanted, SHARED_RECEIVES)?;
+            }
         }
         self.listeners.push(Listener { address: at.clone(), id: Some(id), retry_at: None });
         Ok(())
@@ -357,7 +365,7 @@ impl VerbsFabric {
         let entries = messages + FRAMES_WITHOUT_CREDIT;
         let completions = sends + if connects { entries } else { 0 };
         if !connects {
-            device.share_receives(options.shared_receives, RECEIVE_TAG | SHARED_TAG)?;
+            device.share_receives(options.shared_receives, SHARED_RECEIVES)?;
         }
         let pair_failed =
             |error| failed(format!("making a queue pair of RDMA device {}", device.name), error);
