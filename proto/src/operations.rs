@@ -472,7 +472,8 @@ message! {
 }
 
 message! {
-    /// Ends a request early. Its final reply still comes: `CANCELLED` if it took no effect.
+    /// Ends a request early. Its final reply still comes: `CANCELLED` if it took no effect, `RETRY`
+    /// if the host has to cut data servers off before it may end it, as a connection broke.
     0x2a, 16, Cancel {
         /// The request, as it was sent.
         header: RequestHeader,

@@ -59,7 +59,7 @@ pub(crate) struct Entry {
     pub(crate) unfinished: u32,
     /// The host was told that its bytes are there: the notice follows the last of them.
     pub(crate) told: bool,
-    /// The first failure, or OK so far.
+    /// The first failure, or that the connection broke off after block I/O failed; OK so far.
     pub(crate) status: Status,
     /// The host's buffer, where the fabric maps it.
     pub(crate) view: Option<Slice>,
@@ -254,7 +254,10 @@ impl Grants {
     /// its queue. True if nothing of it is under way: then it is to be ended.
     pub(crate) fn stop(&mut self, place: u32, status: Status) -> bool {
         let Some(entry) = self.get_mut(place) else { return false };
-        if entry.status.is_ok() {
+        // Where the connection broke off, too, bytes may be on their way, and only the host can end
+        // that: it has to be told to.
+        let broke_off = entry.status == Status::IO && status == Status::SESSION_GONE;
+        if entry.status.is_ok() || broke_off {
             entry.status = status;
         }
         let nothing_under_way = entry.under_way == 0;

@@ -19,6 +19,13 @@ fn host_was_told(status: Status) -> bool {
     matches!(status, Status::OK | Status::IO | Status::ACCESS_REFUSED | Status::NO_SPACE)
 }
 
+/// Whether a data server that ended a grant with this status has posted nothing for it, or knows
+/// that what it posted is at its end. Where a connection broke off, it does not know that of the last
+/// packets.
+fn is_settled(status: Status) -> bool {
+    host_was_told(status) || matches!(status, Status::REVOKED | Status::UNKNOWN_STORE)
+}
+
 impl Core {
     /// A data server says how a grant ended.
     pub fn notice(
@@ -39,6 +46,7 @@ impl Core {
         {
             self.counters.grants_failed += 1;
             operation.silent |= !host_was_told(status);
+            operation.severed |= !is_settled(status);
             if operation.failure.is_ok() {
                 operation.failure = status;
             }
@@ -106,12 +114,13 @@ impl Core {
 
     /// How an operation ends whose grants all ended, at least one of them with an error.
     pub(crate) fn failure_of(&self, id: OperationId) -> Status {
-        match self.operations.find(id) {
-            Some(operation) if operation.silent && operation.cancelled => Status::CANCELLED,
-            Some(operation) if operation.silent => Status::RETRY,
-            Some(operation) => operation.failure,
-            None => Status::OK,
+        let Some(operation) = self.operations.find(id) else { return Status::OK };
+        if !operation.silent {
+            return operation.failure;
         }
+        // After RETRY the host cuts off what may be on its way, even if it goes no further.
+        let is_cancelled = operation.cancelled && !operation.severed;
+        if is_cancelled { Status::CANCELLED } else { Status::RETRY }
     }
 
     /// Ends an operation that shall take no further effect and answer nobody: at once if it only
@@ -238,6 +247,7 @@ impl Core {
                 operation.outstanding -= 1;
                 operation.lost += 1;
                 operation.silent = true;
+                operation.severed = true;
                 operation.failure = Status::RETRY;
             }
         }

@@ -130,6 +130,9 @@ pub(crate) struct Operation {
     pub failure: Status,
     /// A grant failed of which no data server told the host.
     pub silent: bool,
+    /// Bytes of it may be on their way to or from the host although no grant is out: the data server
+    /// or its connection to the host broke off. Only the host can end that, by cutting it off.
+    pub severed: bool,
     /// Superseded, or its session ended: takes no effect and answers nobody.
     pub dead: bool,
     /// The host asked for its end.
@@ -175,6 +178,7 @@ impl Operation {
             needed: 0,
             failure: Status::OK,
             silent: false,
+            severed: false,
             dead: false,
             cancelled: false,
             direct: false,
@@ -240,6 +244,7 @@ impl Operations {
         operation.deadline = Nanos(u64::MAX);
         operation.failure = Status::OK;
         operation.silent = false;
+        operation.severed = false;
         operation.dead = false;
         operation.cancelled = false;
         operation.direct = false;

@@ -327,3 +327,22 @@ fn a_queue_is_served_in_order_whatever_is_taken_out_of_it() {
     }
     assert_eq!(served, [2, 3, 5]);
 }
+
+#[test]
+fn a_connection_that_broke_off_outweighs_block_io_that_failed() {
+    let mut grants = Grants::new(1);
+    grants.reserve(1, 16);
+    let connection = ConnectionId { index: 0, generation: 0 };
+    for (number, failures, expected) in [
+        (1, [Status::IO, Status::SESSION_GONE], Status::SESSION_GONE),
+        (2, [Status::SESSION_GONE, Status::IO], Status::SESSION_GONE),
+        (3, [Status::ACCESS_REFUSED, Status::SESSION_GONE], Status::ACCESS_REFUSED),
+    ] {
+        let grant = Grant { number: U64::new(number), ..Grant::default() };
+        let place = grants.admit(&grant, 0, 0, 0, connection).unwrap();
+        for failure in failures {
+            grants.stop(place, failure);
+        }
+        assert_eq!(grants.end(place).unwrap().status, expected, "{failures:?}");
+    }
+}

@@ -365,6 +365,24 @@ fn cancelled_requests_end_and_say_how() {
     world.send_cancel(&read.header);
     world.send_cancel(&queued.header);
     assert!(world.answers.is_empty());
+    // The connection to the host broke off: what was posted may still be on its way.
+    for (ended, answer) in [
+        (Status::REVOKED, Status::CANCELLED),
+        (Status::UNKNOWN_STORE, Status::CANCELLED),
+        (Status::SESSION_GONE, Status::RETRY),
+        (Status::STALE_EPOCH, Status::RETRY),
+    ] {
+        let read = world.read_message(file, 0, 100, 2, 0);
+        world.send_read(&read);
+        let write = world.write_message(file, 0, b"lost", 3, 0);
+        world.send_write(&write);
+        for header in [read.header, write.header] {
+            let granted = world.pending.remove(0);
+            world.send_cancel(&header);
+            world.notice(&granted, ended);
+            assert_eq!(world.take(&header).unwrap().status(), answer, "{ended}");
+        }
+    }
     // While its data server is away, only RETRY lets the host cut it off.
     let read = world.read_message(file, 0, 100, 2, 0);
     world.send_read(&read);
