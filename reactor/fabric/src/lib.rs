@@ -126,7 +126,8 @@ pub enum WindowError {
     /// The connection is not established (any more).
     #[error("the connection is not established")]
     NotConnected,
-    /// There is no such registration, or the range leaves it.
+    /// There is no such registration, it is not for windows ([`Access::WINDOWS_ONLY`]), or the
+    /// range leaves it.
     #[error("the window leaves its registration")]
     Range,
     /// The provider has no windows: [`Capabilities::memory_windows`].
@@ -148,7 +149,8 @@ pub struct Refused {
 pub enum TransferStatus {
     /// All bytes moved. For a write: they are placed in the peer's memory.
     Done,
-    /// The key, range or rights were refused; no byte moved. The connection ends.
+    /// The key, range or rights were refused; no byte moved, unless the key was taken back while the
+    /// transfer was under way. The connection ends.
     AccessRefused,
     /// The connection broke; how many bytes moved is unknown.
     ConnectionLost,
@@ -495,7 +497,8 @@ pub trait Fabric {
     fn poll(&mut self, now: Time, events: &mut Events);
 
     /// Asks the peers to signal [`Fabric::wake_descriptors`] from now on. The caller polls once
-    /// more before it sleeps.
+    /// more before it sleeps; whoever has a refused post to repeat does that behind this poll, which
+    /// may have made room without an event.
     fn arm(&mut self);
 
     /// Takes back `arm`.

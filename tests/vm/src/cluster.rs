@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gannet_integration::cluster::{Cluster, ClusterOptions, Network, Store};
+use gannet_integration::cluster::{Cluster, ClusterOptions, Network, Stats, Store};
 
 use crate::guest;
 use crate::resources::Resources;
@@ -10,6 +10,8 @@ use crate::wait;
 
 /// Where the metadata server listens; the data servers are on the ports behind it.
 pub const PORT: u16 = 7600;
+/// Reactors of the metadata server.
+const REACTORS: u32 = 2;
 /// How long servers may take to give back what a host had, its lease included.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
 
@@ -18,13 +20,22 @@ const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
 pub fn options(stores: Vec<Store>) -> ClusterOptions {
     let host = guest::own_address().to_string();
     ClusterOptions {
-        reactors: 2,
+        reactors: REACTORS,
         targets: stores.len(),
         stores,
         store_size: "96M",
         lease: "2s",
         network: Network::Rdma { host, port: PORT, trusted_hosts: Vec::new() },
     }
+}
+
+/// Payload that the data servers have moved so far, over all ways.
+#[must_use]
+pub fn moved_bytes(stats: &Stats) -> u64 {
+    ["bytes_direct", "bytes_copied", "bytes_bounced", "bytes_ram"]
+        .iter()
+        .map(|way| stats.targets(way))
+        .sum()
 }
 
 /// What the servers hold for hosts.
@@ -37,6 +48,12 @@ pub struct Held {
 }
 
 impl Held {
+    /// Of the device.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
     /// What they hold now. The command that asks has a session itself, which counts.
     ///
     /// # Panics
@@ -52,7 +69,8 @@ impl Held {
         }
     }
 
-    /// Waits until the servers hold no more than one host's session, and nothing else changes.
+    /// Waits until the servers hold the session of one host, the command's own, at each
+    /// reactor, and nothing changes any more.
     ///
     /// # Panics
     /// If that does not come.
@@ -61,7 +79,7 @@ impl Held {
         let mut last = Held::now(cluster);
         wait::until("the servers to come to rest", CLEAN_UP_MAX, || {
             let former = std::mem::replace(&mut last, Held::now(cluster));
-            former == last && (last.sessions, last.grants) == (1, 0)
+            former == last && last.sessions == u64::from(REACTORS) && last.grants == 0
         });
         last
     }

@@ -253,11 +253,36 @@ impl CmId {
         address_of(family, v4, v6)
     }
 
+    /// The address of this machine that the id has, with no port.
+    pub(super) fn own_address(&self) -> io::Result<SocketAddress> {
+        // SAFETY: a live id.
+        let address = unsafe { &(*self.as_ptr()).route.addr.src_addr_union };
+        // SAFETY: the family is at the same place in every member.
+        let family = c_int::from(unsafe { address.src_addr.sa_family });
+        match family {
+            libc::AF_INET => {
+                // SAFETY: the member of this family.
+                let address = unsafe { address.src_sin };
+                Ok(SocketAddress::V4(libc::sockaddr_in { sin_port: 0, ..address }))
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the member of this family.
+                let address = unsafe { address.src_sin6 };
+                Ok(SocketAddress::V6(libc::sockaddr_in6 { sin6_port: 0, ..address }))
+            }
+            _ => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
+    /// Binds to an address of a device, to which the id belongs from then on.
+    pub(super) fn bind(&mut self, mut at: SocketAddress) -> io::Result<()> {
+        // SAFETY: a live id and an address.
+        checked(unsafe { rdma::rdma_bind_addr(self.as_ptr(), at.as_mut_ptr()) })
+    }
+
     /// Binds to an address and listens.
     pub(super) fn listen(&mut self, at: SocketAddr) -> io::Result<()> {
-        let mut at = SocketAddress::of(at);
-        // SAFETY: a live id and an address.
-        checked(unsafe { rdma::rdma_bind_addr(self.as_ptr(), at.as_mut_ptr()) })?;
+        self.bind(SocketAddress::of(at))?;
         // SAFETY: a live id.
         checked(unsafe { rdma::rdma_listen(self.as_ptr(), BACKLOG) })
     }
@@ -401,7 +426,8 @@ fn address_of(family: c_int, v4: libc::sockaddr_in, v6: libc::sockaddr_in6) -> O
 }
 
 /// An address as the manager takes it.
-enum SocketAddress {
+#[derive(Clone, Copy)]
+pub(super) enum SocketAddress {
     V4(libc::sockaddr_in),
     V6(libc::sockaddr_in6),
 }

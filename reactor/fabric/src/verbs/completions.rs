@@ -4,7 +4,7 @@
 //! connection is gone is dropped. The status of each entry is looked at: everything but success
 //! breaks the connection, whose queue pair is in the error state then anyway.
 
-use rdma_sys::ibv_wc_status as statuses;
+use rdma_sys::{ibv_wc_opcode as opcodes, ibv_wc_status as statuses};
 
 use super::connection::{Connection, State, Violation};
 use super::fabric::{RECEIVE_TAG, SHARED_TAG, Tag, VerbsFabric};
@@ -21,29 +21,49 @@ impl VerbsFabric {
     #[inline]
     pub(super) fn poll_completions(&mut self, events: &mut Events) {
         let Some(mut batch) = self.batch.take() else { return };
+        let mut empty = true;
         for device in 0..self.devices.len() {
-            self.poll_device(device, &mut batch, events);
+            empty &= self.poll_device(device, &mut batch, events);
         }
         self.batch = Some(batch);
         // With the queues empty: a device drops the entries of a queue pair that is destroyed, and
         // among them may be the last receive entry that it had taken from the shared queue.
-        while let Some((index, reason)) = self.drained.pop() {
-            self.finish(index, reason, events);
+        if empty && !self.drained.is_empty() {
+            self.finish_drained(events);
         }
         if !self.owing.is_empty() {
             self.return_credits();
         }
+        // Windows that waited for room in a send queue: their users do not know of it.
+        if !self.dirty.is_empty() {
+            self.ring();
+        }
     }
 
+    fn finish_drained(&mut self, events: &mut Events) {
+        while let Some((index, reason)) = self.drained.pop() {
+            // The deadline may have come first, and somebody else have the place since.
+            let found = self.slots[index as usize].connection.as_ref();
+            let drained = found.is_some_and(|found| {
+                let done = found.wiring.as_ref().is_none_or(|wiring| wiring.send.is_empty());
+                found.state == State::Draining(reason) && done
+            });
+            if drained {
+                self.finish(index, reason, events);
+            }
+        }
+    }
+
+    /// True if nothing is left in the device's queue.
     #[inline]
     fn poll_device(
         &mut self,
         device: usize,
         batch: &mut [Completion; POLL_BATCH],
         events: &mut Events,
-    ) {
+    ) -> bool {
         for _ in 0..BATCHES_PER_POLL {
-            let Some(Some(found)) = self.devices.get(device) else { return };
+            let Some(Some(found)) = self.devices.get(device) else { return true };
             let taken = found.completions.poll(batch);
             for completion in &batch[..taken.min(POLL_BATCH)] {
                 self.completed(device, completion, events);
@@ -52,9 +72,10 @@ impl VerbsFabric {
                 self.post_receives(device);
             }
             if taken < POLL_BATCH {
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// Posts the receive entries that were read, in one call per queue.
@@ -85,13 +106,11 @@ impl VerbsFabric {
         while let Some(index) = self.owing.pop() {
             let Some(connection) = &mut self.slots[index as usize].connection else { continue };
             let Some(wiring) = connection.usable() else { continue };
-            if wiring.credits.should_return() {
+            // Without room they go with the next message, or when a completion has made some: a
+            // peer may have used up what it got before its device's acknowledgements come here.
+            if wiring.credits.should_return() && wiring.send.has_room_in_reserve() {
                 let header = wiring.credits.header(Kind::Credits);
-                if !wiring.send.push_message(header, &[]) {
-                    // Cannot be: a peer gets these for half of its credits each.
-                    self.begin_drain(index, DisconnectReason::Protocol);
-                    continue;
-                }
+                wiring.send.push_message(header, &[]);
                 self.mark_dirty(index);
             }
         }
@@ -148,8 +167,11 @@ impl VerbsFabric {
                     peer: peer.clone().unwrap_or_else(nobody),
                 });
             }
+            // A write that announces itself completes an entry too, and leaves it as it was.
+            let is_frame = completion.0.opcode == opcodes::IBV_WC_RECV;
             let frame_bytes = completion.0.byte_len as usize;
-            let header = Header::decode(receives.header(buffer), frame_bytes).ok_or(Violation);
+            let header = Header::decode(receives.header(buffer), frame_bytes);
+            let header = header.filter(|_| is_frame).ok_or(Violation);
             match header.and_then(|header| wiring.credits.received(header).map(|()| header.kind)) {
                 Ok(Kind::Message(_)) => {
                     // After this side ended the connection, its user hears no more.
@@ -217,6 +239,9 @@ impl VerbsFabric {
                 own.close_waiting(send);
             }
             let (unposted, done) = (send.has_unposted(), send.is_empty());
+            if wiring.credits.should_return() && self.owing.last() != Some(&index) {
+                self.owing.push(index);
+            }
             match connection.state {
                 State::Lingering if done => self.begin_drain(index, DisconnectReason::Local),
                 State::Draining(reason) if done => self.drained.push((index, reason)),

@@ -129,6 +129,7 @@ struct OpenWindow {
 #[derive(Debug)]
 struct Registered {
     region: Region,
+    takes_windows: bool,
     windows: u32,
     ending: bool,
 }
@@ -175,6 +176,11 @@ impl Own {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn domain(&self) -> &Rc<Domain> {
+        &self.domain
+    }
+
     /// Registers memory for the peer.
     pub(super) fn register(
         &mut self,
@@ -187,19 +193,17 @@ impl Own {
             let what = "registrations of one connection";
             return Err(FabricError::Limit { what, limit: registrations_max });
         }
-        let exposure = if access == Access::WINDOWS_ONLY && windows {
-            Exposure::Windows
-        } else {
-            Exposure::Remote(access)
-        };
+        let takes_windows = access == Access::WINDOWS_ONLY && windows;
+        let exposure = if takes_windows { Exposure::Windows } else { Exposure::Remote(access) };
         let region = Region::new(&self.domain, memory, exposure)?;
         let (key, address) = (region.remote_key(), memory.base().addr() as u64);
-        self.registrations.insert(key, Registered { region, windows: 0, ending: false });
+        let registered = Registered { region, takes_windows, windows: 0, ending: false };
+        self.registrations.insert(key, registered);
         Ok(Registration { address, key: Key(key) })
     }
 
-    /// Takes a registration or window back. True if it is gone already; otherwise a completion
-    /// tells, or nothing, if there is no such key.
+    /// Takes a registration or window back. True if nothing but `forget` is left to do; otherwise a
+    /// completion tells, or nothing, if there is no such key.
     pub(super) fn deregister(&mut self, key: u32, send: &mut SendQueue) -> bool {
         if self.windows.contains_key(&key) {
             self.close(key, send);
@@ -211,7 +215,6 @@ impl Own {
         }
         found.ending = true;
         if found.windows == 0 {
-            self.registrations.remove(&key);
             return true;
         }
         let of_base = |window: &OpenWindow| window.base == key && !window.closing;
@@ -225,6 +228,11 @@ impl Own {
             self.close(key, send);
         }
         false
+    }
+
+    /// Ends a registration that was taken back: from now on its key may come back.
+    pub(super) fn forget(&mut self, key: u32) {
+        self.registrations.remove(&key);
     }
 
     fn close(&mut self, key: u32, send: &mut SendQueue) {
@@ -255,7 +263,8 @@ impl Own {
         windows_max: usize,
         send: &mut SendQueue,
     ) -> Result<Registration, WindowError> {
-        let found = self.registrations.get_mut(&base).filter(|found| !found.ending);
+        let found = self.registrations.get_mut(&base);
+        let found = found.filter(|found| found.takes_windows && !found.ending);
         let found = found.ok_or(WindowError::Range)?;
         let memory = found.region.memory();
         let end = offset.checked_add(len_bytes).ok_or(WindowError::Range)?;

@@ -9,6 +9,7 @@ use gannet_runtime::memory::{Mapping, Memory};
 use rustc_hash::FxHashMap;
 
 use super::asynchronous::Watch;
+use super::cm::CmId;
 use super::objects::{
     CompletionQueue, Context, Domain, Exposure, Region, SharedReceiveQueue, failed,
 };
@@ -102,10 +103,14 @@ pub(super) struct Device {
     pub(super) domain: Rc<Domain>,
     /// Asynchronous events of this fabric's queue pairs.
     pub(super) watch: Watch,
+    /// An id that does nothing: because of it the device stays open until the rest is gone, and its
+    /// removal is told also while there is no connection.
+    _keeper: CmId,
 }
 
 impl Device {
-    pub(super) fn open(context: Context) -> Result<Device, FabricError> {
+    /// `keeper` is bound to the device.
+    pub(super) fn open(context: Context, keeper: CmId) -> Result<Device, FabricError> {
         let name = context.name();
         let what = |what: &str| format!("{what} of RDMA device {name}");
         let limits = DeviceLimits::of(context)
@@ -126,6 +131,7 @@ impl Device {
             memory: LocalMemory::new(Rc::clone(&domain)),
             domain,
             watch,
+            _keeper: keeper,
             name,
         })
     }

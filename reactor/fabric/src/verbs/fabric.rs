@@ -81,7 +81,7 @@ pub struct VerbsFabric {
     pub(super) ready: Vec<epoll::Event>,
     timer: OwnedFd,
     timer_set: bool,
-    armed: bool,
+    pub(super) armed: bool,
     /// When the connection manager is looked at next.
     pub(super) next_service: Time,
     /// The time of the last poll.
@@ -275,15 +275,22 @@ impl VerbsFabric {
     /// Hands out what was queued since the last poll.
     fn poll_pending(&mut self, events: &mut Events) {
         while let Some(event) = self.pending.pop_front() {
-            if let Event::Disconnected { connection, .. } = &event {
-                self.release(connection.index);
+            match &event {
+                Event::Disconnected { connection, .. } => self.release(connection.index),
+                Event::Deregistered { connection, key } => {
+                    let wiring = self.connection(*connection).and_then(Connection::usable);
+                    if let Some(own) = wiring.and_then(|wiring| wiring.own.as_mut()) {
+                        own.forget(key.0);
+                    }
+                }
+                _ => {}
             }
             events.push(event);
         }
     }
 
     /// Sets the timer to the earliest deadline.
-    fn set_timer(&mut self) {
+    pub(super) fn set_timer(&mut self) {
         let slots = &self.slots;
         let deadlines = self
             .timed
@@ -318,6 +325,9 @@ pub(super) struct Tag {
 pub(super) const RECEIVE_TAG: u64 = 1 << 63;
 /// In a word: of the queue that accepted connections share; of a listener.
 pub(super) const SHARED_TAG: u64 = 1 << 62;
+
+/// In a word: of the id that keeps a device open.
+pub(super) const KEEPER_TAG: u64 = SHARED_TAG | 1 << 32;
 
 impl Tag {
     const BITS: u32 = 15;
@@ -486,6 +496,10 @@ impl Fabric for VerbsFabric {
     #[inline]
     fn poll(&mut self, now: Time, events: &mut Events) {
         self.now = now;
+        // First, so that the end of a connection is the last that is told of it.
+        if !self.pending.is_empty() {
+            self.poll_pending(events);
+        }
         self.poll_completions(events);
         if self.armed || now >= self.next_service {
             self.service(now, events);

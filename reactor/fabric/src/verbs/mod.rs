@@ -45,6 +45,8 @@ mod receive;
 mod send;
 #[cfg(feature = "verbs")]
 mod setup;
+#[cfg(all(test, feature = "verbs"))]
+mod tests;
 #[cfg(feature = "verbs")]
 mod wire;
 

@@ -4,7 +4,8 @@
 //! must go is kept by their users: regions, windows and queue pairs before their domain, queue
 //! pairs before their completion queue. What a device context points to belongs to librdmacm,
 //! which keeps it open as long as the process lives or, once the device is removed, as long as a
-//! connection id of that device does.
+//! connection id of that device does. Each fabric has such an id per device: see
+//! [`super::device::Device`].
 
 use std::ffi::CStr;
 use std::io;
@@ -67,6 +68,14 @@ impl Context {
         // SAFETY: from rdma_get_devices, and not used any more.
         unsafe { rdma::rdma_free_devices(list) };
         contexts
+    }
+
+    /// Lets librdmacm close the devices that are gone and that nobody uses any more. Drivers that
+    /// cannot take a device from under its users, as that of soft-RoCE, wait for that. It looks
+    /// at its devices only when asked for them, and only if there still is one: the last such
+    /// device goes when the process ends.
+    pub(super) fn close_removed() {
+        let _present = Context::all();
     }
 
     pub(super) fn as_ptr(self) -> *mut rdma::ibv_context {

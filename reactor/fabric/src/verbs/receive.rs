@@ -129,7 +129,8 @@ impl Receives {
                 rdma::ibv_post_srq_recv(queue.as_ptr(), first, &raw mut refused)
             },
         };
-        let posted = if returned == 0 {
+        // One that takes requests and then fails names none of them.
+        let posted = if returned == 0 || refused.is_null() {
             self.idle.len()
         } else {
             (refused.addr() - first.addr()) / size_of::<rdma::ibv_recv_wr>()

@@ -26,6 +26,8 @@ const LARGE_STRIDE: usize = FRAME_BYTES_MAX.next_multiple_of(64);
 /// Requests, and buffers of the small class, kept for credits, the goodbye and the marker at the
 /// end.
 pub(super) const RESERVE: usize = 4;
+/// What of it credits leave: to the goodbye and the marker.
+const RESERVE_OF_END: usize = 2;
 
 /// A request that was made, from then until its completion.
 #[derive(Debug)]
@@ -139,6 +141,11 @@ impl SendQueue {
             Class::Small => self.free_small.len() > RESERVE,
             Class::Large => !self.free_large.is_empty(),
         }
+    }
+
+    /// Whether a message that takes no credit could be pushed, with something left for the end.
+    pub(super) fn has_room_in_reserve(&self) -> bool {
+        self.works.len() + RESERVE_OF_END < self.depth && self.free_small.len() > RESERVE_OF_END
     }
 
     /// Pushes a message. The caller has asked `has_room` and `has_buffer`, or sends what the
@@ -279,6 +286,8 @@ impl SendQueue {
         let result = checked(returned);
         let posted = match &result {
             Ok(()) => count,
+            // A device that takes requests and then fails names none of them.
+            Err(_) if refused.is_null() => count,
             Err(_) => (refused.addr() - first.addr()) / size_of::<rdma::ibv_send_wr>(),
         };
         self.requests.drain(..posted.min(count));

@@ -6,13 +6,13 @@ use std::time::Duration;
 use gannet_runtime::time::Time;
 use rustix::event::epoll;
 
-use super::cm::{CmEvent, CmEventKind, CmId, PairAttributes, ReadDepths};
+use super::cm::{CmEvent, CmEventKind, CmId, PairAttributes, ReadDepths, SocketAddress};
 use super::completions::nobody;
 use super::connection::{Connection, Credits, FRAMES_WITHOUT_CREDIT, Own, State, Wiring};
 use super::device::Device;
 use super::fabric::{
-    DEVICE_TOKENS, MANAGER_TOKEN, RECEIVE_TAG, SERVICE_BUSY, SERVICE_IDLE, SHARED_TAG, Tag,
-    VerbsFabric,
+    DEVICE_TOKENS, KEEPER_TAG, MANAGER_TOKEN, RECEIVE_TAG, SERVICE_BUSY, SERVICE_IDLE, SHARED_TAG,
+    Tag, VerbsFabric,
 };
 use super::objects::{Context, Domain, failed};
 use super::receive::{Queue, Receives};
@@ -52,7 +52,7 @@ impl VerbsFabric {
         // A listener at one address belongs to one device, which is in use from now on: what cannot
         // be had is told at the start.
         if let Some(context) = id.context() {
-            let number = self.device_of(context)?;
+            let number = self.device_of(context, id.own_address())?;
             let wanted = self.options.shared_receives;
             if let Some(Some(device)) = self.devices.get_mut(number) {
                 device.share_receives(wanted, SHARED_RECEIVES)?;
@@ -104,17 +104,18 @@ impl VerbsFabric {
         Ok(self.id(index))
     }
 
-    /// The index of a device, which is opened if it is not in use yet.
-    fn device_of(&mut self, context: Context) -> Result<usize, FabricError> {
+    /// The index of a device, which is opened if it is not in use yet; `at` is an address that it
+    /// has.
+    fn device_of(
+        &mut self,
+        context: Context,
+        at: std::io::Result<SocketAddress>,
+    ) -> Result<usize, FabricError> {
         let known = |device: &Option<Device>| {
             device.as_ref().is_some_and(|device| device.context == context)
         };
         if let Some(index) = self.devices.iter().position(known) {
             return Ok(index);
-        }
-        let mut device = Device::open(context)?;
-        for memory in &self.prepared {
-            device.memory.add(memory)?;
         }
         let index = match self.devices.iter().position(Option::is_none) {
             Some(index) => index,
@@ -123,6 +124,13 @@ impl VerbsFabric {
                 self.devices.len() - 1
             }
         };
+        let keeper = CmId::new(&self.channel, KEEPER_TAG | index as u64)
+            .and_then(|mut keeper| keeper.bind(at?).map(|()| keeper))
+            .map_err(|error| failed("binding to an RDMA device", error))?;
+        let mut device = Device::open(context, keeper)?;
+        for memory in &self.prepared {
+            device.memory.add(memory)?;
+        }
         let data = epoll::EventData::new_u64(DEVICE_TOKENS + index as u64);
         let [asynchronous, wake] = device.watch.descriptors();
         for descriptor in [device.completions.descriptor(), asynchronous, wake] {
@@ -155,6 +163,10 @@ impl VerbsFabric {
         self.check_deadlines(now, events);
         let busy = !self.timed.is_empty();
         self.next_service = now + if busy { SERVICE_BUSY } else { SERVICE_IDLE };
+        if self.armed {
+            // There may be earlier deadlines than those that `arm` knew of.
+            self.set_timer();
+        }
     }
 
     fn take_manager_events(&mut self, events: &mut Events) {
@@ -166,7 +178,11 @@ impl VerbsFabric {
 
     fn take_device_events(&mut self, index: usize) {
         let Some(Some(device)) = self.devices.get(index) else { return };
-        device.completions.take_notices();
+        // Before a sleep they stay: what they tell of may have come behind the last look at the
+        // completions, and there are no others until `arm` asks again.
+        if !self.armed {
+            device.completions.take_notices();
+        }
         let failures = device.watch.take();
         for slot in 0..self.slots.len() as u32 {
             let Some(found) = &self.slots[slot as usize].connection else { continue };
@@ -183,6 +199,14 @@ impl VerbsFabric {
         if event.kind == CmEventKind::Request {
             if let Some(id) = event.take_request() {
                 self.asked(id, &event);
+            }
+            return;
+        }
+        if event.user & KEEPER_TAG == KEEPER_TAG {
+            let device = self.devices.get(event.user as u32 as usize).and_then(Option::as_ref);
+            let context = device.map(|device| device.context);
+            if event.kind == CmEventKind::DeviceRemoved {
+                self.device_removed(context, events);
             }
             return;
         }
@@ -236,14 +260,14 @@ impl VerbsFabric {
                 CmEventKind::Failed | CmEventKind::Rejected | CmEventKind::Disconnected,
                 State::Resolving | State::Connecting,
             ) => self.end_unconnected(index, DisconnectReason::Unreachable),
-            (CmEventKind::Disconnected, State::Established | State::Accepting) => {
-                self.begin_drain(index, DisconnectReason::PeerLost);
-            }
+            // Those behind the first message say that the peer's answer never came, or that it is
+            // gone again.
+            (
+                CmEventKind::Disconnected | CmEventKind::Failed | CmEventKind::Rejected,
+                State::Established | State::Accepting,
+            ) => self.begin_drain(index, DisconnectReason::PeerLost),
             (CmEventKind::Disconnected, State::Lingering) => {
                 self.begin_drain(index, DisconnectReason::Local);
-            }
-            (CmEventKind::Failed, State::Accepting) => {
-                self.end_unconnected(index, DisconnectReason::PeerLost);
             }
             (CmEventKind::DeviceRemoved, _) => {
                 let context = found.id.context();
@@ -256,8 +280,9 @@ impl VerbsFabric {
     /// A route is there: makes the queue pair and asks the peer for the connection.
     fn ask(&mut self, index: u32) -> Result<(), FabricError> {
         let found = self.slots[index as usize].connection.as_ref();
-        let context = found.and_then(|found| found.id.context());
-        let device = self.device_of(context.ok_or(FabricError::NotConnected)?)?;
+        let found = found.ok_or(FabricError::NotConnected)?;
+        let (context, at) = (found.id.context(), found.id.own_address());
+        let device = self.device_of(context.ok_or(FabricError::NotConnected)?, at)?;
         self.wire(index, device, true)?;
         let limits = self.limits(device)?;
         let greeting = self.greeting().encode();
@@ -285,12 +310,11 @@ impl VerbsFabric {
             return id.reject(&Refusal::Full.encode());
         };
         id.set_user(self.tag(index));
-        let context = id.context();
         let deadline = self.now + self.options.connect_timeout;
         let mut connection = Connection::new(id, State::Accepting, deadline);
         connection.peer = peer.map(|peer| PeerIdentity::Network(peer.to_string()));
         self.slots[index as usize].connection = Some(Box::new(connection));
-        if let Err(error) = self.answer(index, context, greeting, event.reads) {
+        if let Err(error) = self.answer(index, greeting, event.reads) {
             tracing::warn!(%error, "a connection over RDMA cannot be accepted");
             if let Some(connection) = self.slots[index as usize].connection.take() {
                 let mut connection = *connection;
@@ -306,11 +330,13 @@ impl VerbsFabric {
     fn answer(
         &mut self,
         index: u32,
-        context: Option<Context>,
         greeting: Greeting,
         asked: ReadDepths,
     ) -> Result<(), FabricError> {
-        let device = self.device_of(context.ok_or(FabricError::NotConnected)?)?;
+        let found = self.slots[index as usize].connection.as_ref();
+        let found = found.ok_or(FabricError::NotConnected)?;
+        let (context, at) = (found.id.context(), found.id.own_address());
+        let device = self.device_of(context.ok_or(FabricError::NotConnected)?, at)?;
         self.wire(index, device, false)?;
         let limits = self.limits(device)?;
         let granted = self.greeting().encode();
@@ -534,7 +560,11 @@ impl VerbsFabric {
         if found.state == State::Accepting {
             return self.end_unconnected(index, reason);
         }
-        if found.state != State::Lingering {
+        let mut reason = reason;
+        if found.state == State::Lingering {
+            // Whatever comes in between: this side asked for the end.
+            reason = DisconnectReason::Local;
+        } else {
             self.timed.push(index);
         }
         let now = self.now;
@@ -597,8 +627,7 @@ impl VerbsFabric {
         self.free.push(index);
     }
 
-    /// A device is gone, and all connections over it. What was made on it is freed while one of its
-    /// ids still lives: see [`super::objects`].
+    /// A device is gone, and all connections over it.
     fn device_removed(&mut self, context: Option<Context>, events: &mut Events) {
         let known = |device: &Option<Device>| {
             device.as_ref().is_some_and(|device| Some(device.context) == context)
@@ -607,17 +636,12 @@ impl VerbsFabric {
         if let Some(device) = &self.devices[number] {
             tracing::error!(device = %device.name, "an RDMA device was removed");
         }
-        let mut ids = Vec::new();
         for index in 0..self.slots.len() as u32 {
             let Some(found) = &mut self.slots[index as usize].connection else { continue };
             if found.device != number {
                 continue;
             }
             found.destroy_pair();
-            // A stand-in, so that the id outlives the device.
-            if let Ok(stand_in) = CmId::new(&self.channel, u64::MAX) {
-                ids.push(std::mem::replace(&mut found.id, stand_in));
-            }
             match found.state {
                 State::Established | State::Lingering | State::Draining(_) => {
                     self.finish(index, DisconnectReason::PeerLost, events);
@@ -636,7 +660,7 @@ impl VerbsFabric {
             }
         }
         self.pairs.retain(|(device, _), _| *device != number);
-        drop(ids);
+        Context::close_removed();
     }
 }
 

@@ -140,6 +140,9 @@ impl Header {
     /// could not have sent it.
     pub(super) fn decode(bytes: [u8; HEADER_BYTES], frame_bytes: usize) -> Option<Header> {
         let body_bytes = frame_bytes.checked_sub(HEADER_BYTES)?;
+        if frame_bytes > FRAME_BYTES_MAX {
+            return None;
+        }
         let kind = match bytes[0] {
             1 => Kind::Message(Class::Small),
             2 => Kind::Message(Class::Large),
@@ -211,6 +214,11 @@ mod tests {
         let small =
             Header { kind: Kind::Message(Class::Small), small_returned: 0, large_returned: 0 };
         assert_eq!(Header::decode(small.encode(), HEADER_BYTES + 257), None);
+        let large = Header { kind: Kind::Message(Class::Large), ..small };
+        assert_eq!(Header::decode(large.encode(), FRAME_BYTES_MAX), Some(large));
+        for too_long in [FRAME_BYTES_MAX + 1, u32::MAX as usize] {
+            assert_eq!(Header::decode(large.encode(), too_long), None);
+        }
         assert_eq!(Header::decode(small.encode(), HEADER_BYTES - 1), None);
         for kind in [0, 5, 255] {
             let mut bytes = small.encode();

@@ -9,14 +9,20 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::Provider;
 use super::end::{End, Note, PATIENCE};
 
-/// Arms, polls once more, blocks if there is nothing, disarms.
+/// Arms, polls once more, blocks if there is nothing, disarms. What `done` yields after the poll in
+/// place of a sleep: room in a queue is no event, so that poll may have made some silently.
 ///
 /// # Panics
 /// If nothing wakes it within [`PATIENCE`]: a lost wake-up.
-pub fn sleep<F: Fabric>(end: &mut End<F>) {
+fn sleep<F: Fabric, T>(
+    end: &mut End<F>,
+    done: &mut impl FnMut(&mut End<F>) -> Option<T>,
+) -> Option<T> {
     end.fabric.flush();
     end.fabric.arm();
-    if !end.turn() {
+    let any = end.turn();
+    let found = done(end);
+    if !any && found.is_none() {
         // Duplicates, because they have to outlive the visit.
         let mut descriptors: Vec<OwnedFd> = Vec::new();
         end.fabric.wake_descriptors(&mut |descriptor| {
@@ -30,6 +36,7 @@ pub fn sleep<F: Fabric>(end: &mut End<F>) {
     }
     end.fabric.disarm();
     end.turn();
+    found
 }
 
 fn sleep_until<F: Fabric, T>(
@@ -41,7 +48,9 @@ fn sleep_until<F: Fabric, T>(
         if let Some(value) = done(end) {
             return value;
         }
-        sleep(end);
+        if let Some(value) = sleep(end, &mut done) {
+            return value;
+        }
     }
 }
 

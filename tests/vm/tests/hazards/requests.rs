@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use gannet_client::blocking::Session;
-use gannet_client::{Completion, Operation, Outcome, Ownership, Protection};
+use gannet_client::{ClientOptions, Completion, Operation, Outcome, Ownership, Protection};
+use gannet_fabric::Address;
 use gannet_fabric::any::AnyFabric;
 use gannet_fabric::arena::HostBuffer;
-use gannet_integration::cluster::Cluster;
 use gannet_integration::host::Host;
+use gannet_integration::load::open;
 use gannet_integration::pattern;
 use gannet_proto::Handle;
 use gannet_vm::tracked::Tracked;
@@ -34,7 +35,11 @@ pub(crate) fn bytes(seed: u64, offset: usize, len_bytes: usize) -> Vec<u8> {
 }
 
 /// All of a file.
-pub(crate) fn read_all(session: &mut Session<AnyFabric>, file: Handle, len_bytes: usize) -> Vec<u8> {
+pub(crate) fn read_all(
+    session: &mut Session<AnyFabric>,
+    file: Handle,
+    len_bytes: usize,
+) -> Vec<u8> {
     let mut found = vec![0xee; len_bytes];
     assert_eq!(session.read_at(file, 0, &mut found).expect("read"), len_bytes);
     found
@@ -50,7 +55,7 @@ pub(crate) enum Kind {
 /// Files, and a host that works on them. The host's fabric can be broken.
 pub(crate) struct Bench {
     pub(crate) host: Host<Tracked>,
-    session: Session<AnyFabric>,
+    metaserver: Address,
     file: Handle,
     /// Written at places, by a burst number; appended to by all bursts.
     places: Handle,
@@ -67,8 +72,9 @@ pub(crate) struct Burst {
 }
 
 impl Bench {
-    pub(crate) fn new(cluster: &Cluster, protection: Protection) -> Bench {
-        let mut session = gannet_integration::load::open(&cluster.address());
+    pub(crate) fn new(metaserver: &Address, protection: Protection) -> Bench {
+        let metaserver = metaserver.clone();
+        let mut session = open(&metaserver);
         let mut create = |name: &str| {
             let path = format!("/{protection}-{name}");
             session.create(&path, OWNERSHIP, true).expect("created").handle
@@ -76,10 +82,11 @@ impl Bench {
         let (file, places, log) = (create("read"), create("places"), create("log"));
         let all = REQUESTS as usize * REQUEST_BYTES;
         session.write_at(file, 0, &bytes(READ_SEED, 0, all)).expect("written");
-        let fabric = Tracked::new(&cluster.address());
-        let adjust = |options: &mut gannet_client::ClientOptions| options.protection = protection;
-        let host = Host::over(fabric, &cluster.address(), REQUEST_BYTES, REQUESTS, adjust);
-        let mut bench = Bench { host, session, file, places, log, bursts: 0 };
+        drop(session);
+        let adjust = |options: &mut ClientOptions| options.protection = protection;
+        let fabric = Tracked::new(&metaserver);
+        let host = Host::over(fabric, &metaserver, REQUEST_BYTES, REQUESTS, adjust);
+        let mut bench = Bench { host, metaserver, file, places, log, bursts: 0 };
         // With everything in place: sessions, registrations, sets.
         for kind in [Kind::Reads, Kind::Writes] {
             let burst = bench.begin(kind);
@@ -115,19 +122,23 @@ impl Bench {
 
     /// Waits until at least `count` of the burst's requests have completed.
     pub(crate) fn wait(&mut self, burst: &mut Burst, count: usize) {
+        self.wait_for(burst, |burst| burst.done.len() - burst.outstanding() >= count);
+    }
+
+    /// Takes completions until `condition` holds. Whatever is to be sent is sent, even if it holds
+    /// at once.
+    pub(crate) fn wait_for(&mut self, burst: &mut Burst, condition: impl Fn(&Burst) -> bool) {
         let end = Instant::now() + COMPLETE_MAX;
-        // Whatever is to be sent is sent, even if nothing is waited for.
         let mut at_most = Duration::ZERO;
         loop {
             for completion in self.host.wait(at_most) {
                 burst.complete(completion);
             }
-            let done = burst.done.iter().filter(|done| **done).count();
-            if done >= count {
+            if condition(burst) {
                 return;
             }
-            let host = &self.host;
-            assert!(Instant::now() < end, "{done} of {REQUESTS} are complete: {host:?}");
+            let (host, left) = (&self.host, burst.outstanding());
+            assert!(Instant::now() < end, "{left} of {REQUESTS} are outstanding: {host:?}");
             at_most = Duration::from_millis(100);
         }
     }
@@ -144,26 +155,28 @@ impl Bench {
 
     /// Each write of the burst is there once, and those of earlier bursts still are.
     fn check_writes(&mut self, number: u64) {
+        // Not one that is kept: nobody would poll it while something is under way.
+        let mut session = open(&self.metaserver);
         for index in APPENDS..REQUESTS {
             let mut found = vec![0; REQUEST_BYTES];
             let offset = index as usize * REQUEST_BYTES;
-            let read = self.session.read_at(self.places, offset as u64, &mut found).expect("read");
+            let read = session.read_at(self.places, offset as u64, &mut found).expect("read");
             assert_eq!(read, REQUEST_BYTES);
             assert!(found == bytes(record_seed(number, index), 0, REQUEST_BYTES), "write {index}");
         }
         // The log is emptied afterwards, so it has this burst's records and no others.
-        let size = self.session.stat_handle(self.log).expect("there").size as usize;
+        let size = session.stat_handle(self.log).expect("there").size.get() as usize;
         assert_eq!(size, APPENDS as usize * REQUEST_BYTES, "as many records as appends");
-        let log = read_all(&mut self.session, self.log, size);
+        let log = read_all(&mut session, self.log, size);
         let mut missing: Vec<u32> = (0..APPENDS).collect();
         for (place, record) in log.chunks(REQUEST_BYTES).enumerate() {
-            let found = missing.iter().position(|index| {
-                record == bytes(record_seed(number, *index), 0, REQUEST_BYTES)
-            });
+            let found = missing
+                .iter()
+                .position(|index| record == bytes(record_seed(number, *index), 0, REQUEST_BYTES));
             let found = found.unwrap_or_else(|| panic!("record {place} is no append, or a second"));
             missing.swap_remove(found);
         }
-        self.session.truncate(self.log, 0).expect("truncated");
+        session.truncate(self.log, 0).expect("truncated");
     }
 }
 
@@ -176,6 +189,11 @@ fn token(burst: u64, index: u32) -> u64 {
 }
 
 impl Burst {
+    /// Requests that have not completed.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.done.iter().filter(|done| !**done).count()
+    }
+
     fn complete(&mut self, completion: Completion) {
         let Completion { token, result, buffer, .. } = completion;
         assert_eq!(token >> 32, self.number, "a request of an earlier burst completed again");
