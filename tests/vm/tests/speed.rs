@@ -116,7 +116,7 @@ fn measure(workloads: &str, block_bytes: u64, depth: u32) -> Vec<serde_json::Val
     command
         .args("perf --json --no-ceilings --idle adaptive --core any --server-core any".split(' '));
     command.args(["--server", &format!("rdma://{}:{PORT}", guest::own_address())]);
-    command.args("--size 32M --time 1200ms --warm-up 200ms".split(' '));
+    command.args("--size 16M --time 900ms --warm-up 150ms".split(' '));
     command.args(["--workload", workloads, "--block-size", &block_bytes.to_string()]);
     command.args(["--depth", &depth.to_string()]);
     let said = run(command, RUN_MAX).success();
@@ -181,4 +181,4 @@ fn transfers_go_at_the_device_s_speed() {
 
 /// Sizes of transfers: their name, bytes, how many perftest does, how many a host has outstanding.
 const SIZES: [(&str, u64, u32, u32); 2] =
-    [("64 KiB", 64 << 10, 600, 32), ("1 MiB", 1 << 20, 40, 8)];
+    [("64 KiB", 64 << 10, 500, 32), ("1 MiB", 1 << 20, 32, 8)];

@@ -15,6 +15,9 @@ use crate::FabricError;
 
 /// Longest private data that the manager carries for reliable connections.
 const PRIVATE_BYTES_MAX: usize = 56;
+/// How often the device sends an unacknowledged packet again. Not 7, the most that there is: the
+/// driver of soft-RoCE takes that for ever.
+const RETRIES: u8 = 6;
 /// Connections that may wait to be accepted.
 const BACKLOG: c_int = 128;
 /// `RDMA_OPTION_ID` and `RDMA_OPTION_ID_ACK_TIMEOUT` of rdma_cma.h.
@@ -405,7 +408,7 @@ fn parameters(private: &[u8], depths: ReadDepths) -> rdma::rdma_conn_param {
         responder_resources: depths.serves,
         initiator_depth: depths.initiates,
         flow_control: 0,
-        retry_count: 7,
+        retry_count: RETRIES,
         // For ever: a receiver that is out of entries gets some as soon as it polls.
         rnr_retry_count: 7,
         srq: 0,

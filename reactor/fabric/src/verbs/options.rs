@@ -30,7 +30,7 @@ pub struct VerbsOptions {
     pub connect_timeout: Duration,
     /// How long an orderly end waits for what was posted before.
     pub linger: Duration,
-    /// Time after which the device sends an unacknowledged packet again; it tries 7 times, then
+    /// Time after which the device sends an unacknowledged packet again; it does so 6 times, then
     /// the connection breaks. Rounded to 4.096 us times a power of two.
     pub acknowledge_timeout: Duration,
     /// Networks besides this machine's own addresses from which peers may connect.
