@@ -23,9 +23,9 @@ fn text(path: &Path) -> &str {
 }
 
 /// A tree to be stored, in the cluster's directory.
-fn make_tree(cluster: &Cluster) -> PathBuf {
+fn make_tree(cluster: &Cluster, small_files: u64) -> PathBuf {
     let source = cluster.directory().join("source");
-    tree::make_with(&source, &SIZES, SMALL_FILES);
+    tree::make_with(&source, &SIZES, small_files);
     source
 }
 
@@ -41,7 +41,7 @@ fn a_tree_comes_back_byte_for_byte_with_either_protection() {
     let _turn = one_at_a_time();
     let stores = vec![Store::Device(guest::disk("tree", 96)), Store::Ram];
     let mut cluster = Cluster::new(cluster::options(stores));
-    let source = make_tree(&cluster);
+    let source = make_tree(&cluster, SMALL_FILES);
     let mut moved = 0;
     for protection in ["region", "window"] {
         let copy = cluster.directory().join(protection);
@@ -81,7 +81,7 @@ fn what_is_on_a_device_outlives_its_servers() {
     let _turn = one_at_a_time();
     let stores = ["first", "second"].map(|name| Store::Device(guest::disk(name, 96)));
     let mut cluster = Cluster::new(cluster::options(stores.to_vec()));
-    let source = make_tree(&cluster);
+    let source = make_tree(&cluster, SMALL_FILES / 5);
     let _said = cluster.run(&["put", "-T", text(&source), "/tree"]).success();
 
     // One after the other, in order; then all at once, without a word.

@@ -3,8 +3,6 @@
 
 #[path = "hazards/broken.rs"]
 mod broken;
-#[path = "hazards/devices.rs"]
-mod devices;
 #[path = "hazards/keys.rs"]
 mod keys;
 #[path = "hazards/killed.rs"]
