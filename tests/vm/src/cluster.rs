@@ -12,6 +12,10 @@ use crate::wait;
 pub const PORT: u16 = 7600;
 /// Reactors of the metadata server.
 const REACTORS: u32 = 2;
+/// Longer than any outage that these tests make: a write whose session is lost fails.
+const LEASE: &str = "30s";
+/// The lease for tests of what a dead host leaves behind.
+pub const LEASE_SHORT: &str = "500ms";
 /// How long servers may take to give back what a host had, its lease included.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
 
@@ -24,7 +28,7 @@ pub fn options(stores: Vec<Store>) -> ClusterOptions {
         targets: stores.len(),
         stores,
         store_size: "96M",
-        lease: "2s",
+        lease: LEASE,
         network: Network::Rdma { host, port: PORT, trusted_hosts: Vec::new() },
     }
 }

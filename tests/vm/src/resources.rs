@@ -45,6 +45,17 @@ impl Resources {
     }
 }
 
+/// Packets that the device has sent. The kernel looks every 10 ms.
+///
+/// # Panics
+/// If the device is gone.
+#[must_use]
+pub fn packets_sent() -> u64 {
+    let path = format!("/sys/class/infiniband/{}/ports/1/hw_counters/sent_pkts", guest::DEVICE);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.trim().parse().unwrap_or_else(|error| panic!("{path}: {text:?}: {error}"))
+}
+
 /// A line such as `0: rxe0: pd 8 cq 4 qp 5 cm_id 7 mr 13 ctx 2 srq 3`.
 fn parse(line: &str, device: &str) -> Option<Resources> {
     let mut words = line.split_whitespace().skip(1);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use gannet_integration::cluster::{Cluster, Store};
 use gannet_integration::{one_at_a_time, pattern};
 use gannet_vm::process::Process;
+use gannet_vm::resources::packets_sent;
 use gannet_vm::{cluster, guest, wait};
 use rustix::process::Signal;
 
@@ -21,7 +22,9 @@ const NOTICE_MAX: Duration = Duration::from_secs(60);
 /// How long what a host has under way may take to its end after that.
 const FINISH_MAX: Duration = Duration::from_secs(90);
 /// Length of the file that is under way when the device goes, bytes.
-const FILE_BYTES: usize = (24 << 20) + 4093;
+const FILE_BYTES: usize = (48 << 20) + 4093;
+/// Packets, an eighth of all, after which it is under way.
+const UNDER_WAY_PACKETS: u64 = (FILE_BYTES / 4096 / 8) as u64;
 /// How long the port is down.
 const DOWN: Duration = Duration::from_millis(700);
 const OTHER_DEVICE: &str = "rxe-other";
@@ -97,7 +100,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// With the file half stored: the first data server stands still.
+    /// With the file partly stored: the first data server stands still.
     fn new(name: &str) -> Bench {
         let stores = vec![Store::Device(guest::disk(name, 96)), Store::Ram];
         let cluster = Cluster::new(cluster::options(stores));
@@ -107,8 +110,10 @@ impl Bench {
         std::fs::write(&source, &content).expect("room for a file");
         let source = source.to_str().expect("text");
         let put = cluster.command(&["put", "--verify", "-T", source, "/file"]);
+        let packets = packets_sent();
         let host = Process::start("gannet put", put);
-        wait::until("the file to be under way", NOTICE_MAX, || cluster.used_bytes() > 0);
+        let goal = packets + UNDER_WAY_PACKETS;
+        wait::until("the file to be under way", NOTICE_MAX, || packets_sent() > goal);
         cluster.signal_target(0, Signal::STOP);
         assert!(host.is_running(), "the file is stored already");
         Bench { host, cluster, content, copy }

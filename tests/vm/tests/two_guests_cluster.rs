@@ -40,12 +40,16 @@ fn meet(name: &str) {
 
 /// The servers, for hosts on the network between the machines.
 fn start_cluster(name: &str, trusted_hosts: &[&str]) -> Cluster {
+    Cluster::new(options(name, trusted_hosts))
+}
+
+fn options(name: &str, trusted_hosts: &[&str]) -> ClusterOptions {
     let disk = guest::disk(name, 96);
     let options = cluster::options(vec![Store::Device(disk), Store::Ram]);
     let trusted_hosts = trusted_hosts.iter().map(|host| (*host).to_owned()).collect();
     let host = guest::own_address().to_string();
     let network = Network::Rdma { host, port: cluster::PORT, trusted_hosts };
-    Cluster::new(ClusterOptions { network, ..options })
+    ClusterOptions { network, ..options }
 }
 
 /// Where the other machine's metadata server listens.
@@ -111,7 +115,8 @@ fn a_tree_goes_to_another_machine_and_back_with_either_protection() {
 fn a_host_killed_on_another_machine_leaves_nothing_behind() {
     let _turn = one_at_a_time();
     if serves() {
-        let mut cluster = start_cluster("killed", &["10.77.0.2"]);
+        let options = options("killed", &["10.77.0.2"]);
+        let mut cluster = Cluster::new(ClusterOptions { lease: cluster::LEASE_SHORT, ..options });
         let rest = Held::at_rest(&cluster);
         let before = moved_bytes(&cluster.stats());
         meet("the servers are at rest");

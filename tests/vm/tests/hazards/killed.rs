@@ -11,8 +11,6 @@ use gannet_vm::resources::Resources;
 use gannet_vm::{guest, wait};
 
 const ROUNDS: u64 = 5;
-/// How long a dead host's session is kept for it.
-const LEASE: &str = "500ms";
 /// How long a host may take until it is to be killed.
 const BUSY_MAX: Duration = Duration::from_secs(60);
 /// The later rounds let the victim move so much more before it is killed.
@@ -23,7 +21,7 @@ const ROUND_BYTES: u64 = 3 << 20;
 fn hosts_killed_in_mid_transfer_leave_nothing_behind() {
     let _turn = one_at_a_time();
     let stores = vec![Store::Device(guest::disk("killed", 96)), Store::Ram];
-    let options = ClusterOptions { lease: LEASE, ..cluster::options(stores) };
+    let options = ClusterOptions { lease: cluster::LEASE_SHORT, ..cluster::options(stores) };
     let mut cluster = Cluster::new(options);
     let source = cluster.directory().join("other");
     std::fs::write(&source, vec![0x5a; 300_001]).expect("room for a file");

@@ -10,6 +10,7 @@ use gannet_integration::host::Host;
 use gannet_integration::load::open;
 use gannet_integration::{one_at_a_time, pattern};
 use gannet_proto::Handle;
+use gannet_vm::resources::packets_sent;
 use gannet_vm::{cluster, guest};
 use rustix::process::Signal;
 
@@ -19,6 +20,8 @@ const REQUEST_BYTES: usize = 1 << 20;
 /// Reads, and as many writes, under way when the data server stops.
 const EACH: usize = 8;
 const FILE_BYTES: usize = EACH * REQUEST_BYTES;
+/// Packets of the transfers, a quarter of all, after which they are under way.
+const UNDER_WAY_PACKETS: u64 = (2 * FILE_BYTES / 4096 / 4) as u64;
 /// How often it is tried to stop the data server in time.
 const ATTEMPTS_MAX: usize = 5;
 /// After which the host gives a request up.
@@ -37,8 +40,8 @@ const NEW: u64 = 23;
 enum Moment {
     /// The requests have left the host, and nothing has come back.
     Submitted,
-    /// The first answer is in: transfers are under way.
-    Answered,
+    /// Transfers are under way.
+    UnderWay,
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn stall(protection: Protection) {
     let _turn = one_at_a_time();
     let disk = guest::disk(&format!("stall-{protection}"), 128);
     let mut cluster = Cluster::new(cluster::options(vec![Store::Device(disk)]));
-    for moment in [Moment::Submitted, Moment::Answered] {
+    for moment in [Moment::Submitted, Moment::UnderWay] {
         // A data server that has done everything before it stops shows nothing.
         let failures = (0..ATTEMPTS_MAX)
             .map(|attempt| stall_once(&cluster, protection, moment, attempt))
@@ -108,7 +111,10 @@ fn stall_once(cluster: &Cluster, protection: Protection, moment: Moment, attempt
         file
     };
     let (source, sink) = (create("source", READ), create("sink", OLD));
-    let adjust = |options: &mut ClientOptions| options.protection = protection;
+    let adjust = |options: &mut ClientOptions| {
+        options.protection = protection;
+        options.cancel_timeout = TIMEOUT / 4;
+    };
     let mut host = Host::new(&cluster.address(), REQUEST_BYTES, 4 * EACH as u32 + 1, adjust);
     // Everything is set up before it is disturbed.
     read_one(&mut host, source);
@@ -116,10 +122,11 @@ fn stall_once(cluster: &Cluster, protection: Protection, moment: Moment, attempt
     submit(&mut host, &mut buffers, source, sink);
 
     let mut outcomes = Outcomes::default();
-    let first = host.wait(match moment {
-        Moment::Submitted => Duration::ZERO,
-        Moment::Answered => COMPLETE_MAX,
-    });
+    let packets = packets_sent();
+    let mut first = host.wait(Duration::ZERO);
+    while moment == Moment::UnderWay && packets_sent() < packets + UNDER_WAY_PACKETS {
+        first.extend(host.wait(Duration::from_millis(1)));
+    }
     // Before anything else, which would take time.
     cluster.signal_target(0, Signal::STOP);
     for completion in first {
