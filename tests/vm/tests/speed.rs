@@ -42,7 +42,7 @@ struct Shares {
 
 impl Shares {
     fn of_rate(what: String) -> Shares {
-        Shares { what, goal: 0.90, floor: 0.60, rounds: Vec::new() }
+        Shares { what, goal: 0.90, floor: 0.70, rounds: Vec::new() }
     }
 
     fn of_latency(what: String) -> Shares {
