@@ -41,8 +41,10 @@ pub struct Limits {
     /// Buffers for large bounced transfers, of [`LARGE_BUFFER_BYTES`] each. `None`: as many as the
     /// stores need.
     pub large_buffers: Option<u32>,
-    /// Bytes that the processor may copy in one turn before the reactor looks at its queues again.
-    pub copy_bytes_per_turn: u32,
+    /// Bytes that one turn may begin to move between hosts and stores. What is left waits for the
+    /// next turn, behind the completions and arrival notices of this one: hosts hear of a long
+    /// batch in portions, and ask for more while the rest is on its way.
+    pub bytes_per_turn: u32,
 }
 
 /// Length of a buffer of the small class, bytes: two blocks for an unaligned block's worth of data,
@@ -60,7 +62,7 @@ impl Default for Limits {
             handshakes_max: 128,
             small_buffers: None,
             large_buffers: None,
-            copy_bytes_per_turn: 1 << 20,
+            bytes_per_turn: 1 << 20,
         }
     }
 }

@@ -93,8 +93,9 @@ pub(crate) struct Engine<F, D> {
     pub(crate) maps: bool,
     /// The disk refused a transfer since the turn began.
     pub(crate) disk_full: bool,
-    /// Bytes copied by the processor since the turn began.
-    pub(crate) copied_bytes: u32,
+    /// Bytes between hosts and this server that were copied or handed to the fabric, since the
+    /// queues were last gone through.
+    pub(crate) moved_bytes: u32,
     pub(crate) generation: u32,
     zeros: Slice,
     small: BufferPool,
@@ -126,7 +127,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             // Each of them has an operation under way.
             written: Vec::with_capacity(limits.operations_max as usize),
             disk_full: false,
-            copied_bytes: 0,
+            moved_bytes: 0,
             generation: 0,
             zeros,
             small: BufferPool::new(SMALL_BUFFER_BYTES, small)?,
@@ -251,7 +252,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             memory_offset,
             len_bytes,
         };
-        match step {
+        let performed = match step {
             Step::Head => self.read(blocks(entry.grant.head_block.get(), 0, BLOCK), memory, stats),
             Step::Tail => {
                 let scratch = cover.len_bytes();
@@ -268,7 +269,14 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
                 self.pull(entry, token, piece, cover, memory)
             }
             Step::Push => self.push(entry, token, piece, cover, memory),
+        };
+        if matches!(
+            (step, &performed),
+            (Step::Pull | Step::Push, Performed::Now(_) | Performed::Posted)
+        ) {
+            self.moved_bytes += piece.len_bytes;
         }
+        performed
     }
 
     fn read(&mut self, blocks: Blocks, memory: Memory, stats: &mut Stats) -> Performed {
@@ -315,7 +323,6 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
         let offset = in_memory(piece, cover);
         if let (Some(view), Memory::Buffer(buffer)) = (&entry.view, &mut memory) {
             view.copy_out(start, &mut buffer[offset..offset + len_bytes]);
-            self.copied_bytes += piece.len_bytes;
             return Performed::Now(memory);
         }
         let remote = remote(&entry.grant, piece.start, piece.len_bytes);
@@ -335,7 +342,6 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
         let offset = in_memory(piece, cover);
         if let (Some(view), Memory::Buffer(buffer)) = (&entry.view, &memory) {
             view.copy_in(start, &buffer[offset..offset + len_bytes]);
-            self.copied_bytes += piece.len_bytes;
             return Performed::Now(memory);
         }
         let remote = remote(&entry.grant, piece.start, piece.len_bytes);
@@ -355,7 +361,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
         } else {
             ours.copy_to(0, &mut host, start, len_bytes);
         }
-        self.copied_bytes += piece.len_bytes;
+        self.moved_bytes += piece.len_bytes;
         if let Memory::Shared(view) = host {
             entry.view = Some(view);
         }

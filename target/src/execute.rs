@@ -63,7 +63,7 @@ enum Driven {
 
 impl<F: Fabric, D: Disk> Engine<F, D> {
     /// Posts what can be posted of the grant at the head of a queue; yields after
-    /// [`COPY_BYTES_MAX`] bytes of copying, so that sessions with less to do get their turn.
+    /// [`COPY_BYTES_MAX`] bytes, so that sessions with less to do get their turn.
     pub(crate) fn visit(&mut self, grants: &mut Grants, place: u32, stats: &mut Stats) -> Visit {
         let Some(entry) = grants.get(place) else { return Visit::Blocked };
         if let Err(status) = grants.check_live(entry) {
@@ -80,7 +80,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             }
         }
         let shape = self.shape(entry);
-        let (from, copied_before) = (entry.cursor, self.copied_bytes);
+        let (from, moved_before) = (entry.cursor, self.moved_bytes);
         let mut failure = Status::OK;
         let visit = loop {
             let Some(piece) = shape.piece(entry.cursor) else { break Visit::Posted };
@@ -98,8 +98,8 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
                     break Visit::Posted;
                 }
             }
-            let copied = self.copied_bytes - copied_before;
-            if copied >= COPY_BYTES_MAX && entry.cursor < entry.grant.length.get() {
+            let moved = self.moved_bytes - moved_before;
+            if moved >= COPY_BYTES_MAX && entry.cursor < entry.grant.length.get() {
                 break Visit::Yielded;
             }
         };
@@ -234,7 +234,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
         match (piece.way, &entry.view) {
             (Way::Zero, Some(view)) => {
                 view.zero(piece.start as usize, piece.len_bytes as usize);
-                self.copied_bytes += piece.len_bytes;
+                self.moved_bytes += piece.len_bytes;
                 stats.bytes_zeroed += u64::from(piece.len_bytes);
                 return Issued::Done;
             }

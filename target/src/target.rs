@@ -243,11 +243,13 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         }
     }
 
-    /// Visits the heads of the queues in turn, one grant at a time, until none gets on.
+    /// Visits the heads of the queues in turn, one grant at a time, until none gets on or a turn's
+    /// share of bytes is under way.
     fn run_queues(&mut self) -> usize {
-        let copy_bytes = self.config.limits.copy_bytes_per_turn;
+        let bytes_max = self.config.limits.bytes_per_turn;
+        self.engine.moved_bytes = 0;
         let (mut progress, mut blocked) = (0, 0);
-        while blocked < self.ready.len() && self.engine.copied_bytes < copy_bytes {
+        while blocked < self.ready.len() && self.engine.moved_bytes < bytes_max {
             let Some(session) = self.ready.pop_front() else { break };
             let Some(place) = self.grants.head(session) else {
                 self.is_ready[session as usize] = false;
@@ -299,7 +301,6 @@ impl<F: Fabric, D: Disk> Poller for Target<F, D> {
     fn poll(&mut self, now: Now) -> usize {
         self.now = now.time;
         self.engine.disk_full = false;
-        self.engine.copied_bytes = 0;
         let mut events = std::mem::take(&mut self.events);
         self.engine.fabric.poll(self.now, &mut events);
         let mut work = self.take_events(&mut events);

@@ -63,6 +63,26 @@ fn the_notice_of_a_read_leaves_with_its_write() {
 }
 
 #[test]
+fn the_notices_of_a_long_batch_leave_in_portions() {
+    let (mut script, host) = held(true);
+    let on = host.connection;
+    let length: u32 = 64 << 10;
+    for at in 0..32 {
+        script.grant(&host, grant_operation::READ, at * 16, length, |_| {});
+    }
+    for _ in 0..2 {
+        assert!(script.poll() > 0, "there is more to do");
+        let mut portion = vec![Post::Write(on); 16];
+        portion.push(Post::Send(on));
+        assert_eq!(posts(&script, on), portion, "1 MiB, and a packet that tells of it");
+    }
+    script.settle();
+    assert_eq!(posts(&script, on), []);
+    script.fabric.complete_transfers();
+    assert_eq!(script.heard(on).len(), 32);
+}
+
+#[test]
 fn a_grant_of_many_pieces_is_told_behind_the_last_of_them() {
     for (resident, backwards) in [(true, false), (false, false), (false, true)] {
         let (mut script, host) = held(resident);

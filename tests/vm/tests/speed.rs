@@ -1,14 +1,19 @@
 //! How near the host's reads and writes come to what the device gives, measured with perftest in the
 //! same boot, round by round in turn.
 //!
-//! All servers are one process here, on one reactor, as the emulated machine has two cores: the
-//! metadata server, one data server with a store in memory, and RDMA between all parties, the two
-//! servers included. A read's latency is compared with the three one-way hops that it is made of:
-//! request, grant, and data with its notice.
+//! The servers are one process, with RDMA between all parties, the two servers included: a metadata
+//! server, and one data server with a store in memory. Three parties have the two cores of the
+//! emulated machine. For rates the data server has one of them for itself, since all work on the
+//! bytes is done by the processor that posts a transfer. For latency both servers share a thread,
+//! which leaves the host one core; a read is compared with the three one-way hops that it is made
+//! of: request, grant, and data with its notice.
 //!
-//! The goals are met on a machine that does nothing else. What fails the test by default is less
-//! than the floors, which an unlucky neighbour does not reach; GANNET_VM_GOALS=1 makes the goals
-//! themselves count.
+//! At 64 KiB a host keeps as many requests outstanding as perftest does by default.
+//!
+//! An emulated machine that shares its processors' caches with strangers has seconds in which it is
+//! slower by a third, and they fall on one side or the other of a comparison. So a median that is
+//! short of its goal after the first rounds is not believed yet: more rounds follow, and the median
+//! of all of them decides.
 
 use std::fmt;
 use std::process::Command;
@@ -19,11 +24,11 @@ use gannet_vm::process::{Process, run};
 use gannet_vm::wait;
 
 const ROUNDS: usize = 5;
+/// With those that follow while a median is short of its goal; odd, as medians like it.
+const ROUNDS_MAX: usize = 15;
 const PERFTEST_TRIES: usize = 3;
 const START_MAX: Duration = Duration::from_secs(30);
 const RUN_MAX: Duration = Duration::from_secs(120);
-/// Where the servers listen, and on the ports behind it.
-const PORT: u16 = 7570;
 /// Where perftest exchanges its queue pairs' numbers.
 const EXCHANGE_PORT: u16 = 18515;
 /// About the size of a request and of a grant, bytes.
@@ -34,19 +39,19 @@ const MIB: f64 = (1 << 20) as f64;
 /// A figure in every round, in units of what perftest reached in that round.
 struct Shares {
     what: String,
-    /// At least, of a rate; at most, of a latency.
-    goal: f64,
-    floor: f64,
+    goal: Goal,
     rounds: Vec<f64>,
 }
 
-impl Shares {
-    fn of_rate(what: String) -> Shares {
-        Shares { what, goal: 0.90, floor: 0.70, rounds: Vec::new() }
-    }
+#[derive(Clone, Copy)]
+enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+}
 
-    fn of_latency(what: String) -> Shares {
-        Shares { what, goal: 2.5, floor: 5.0, rounds: Vec::new() }
+impl Shares {
+    fn new(what: String, goal: Goal) -> Shares {
+        Shares { what, goal, rounds: Vec::new() }
     }
 
     fn median(&self) -> f64 {
@@ -55,16 +60,21 @@ impl Shares {
         sorted[sorted.len() / 2]
     }
 
-    fn reaches(&self, bound: f64) -> bool {
-        if self.goal < self.floor { self.median() <= bound } else { self.median() >= bound }
+    fn is_reached(&self) -> bool {
+        match self.goal {
+            Goal::AtLeast(goal) => self.median() >= goal,
+            Goal::AtMost(goal) => self.median() <= goal,
+        }
     }
 }
 
 impl fmt::Display for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (median, goal) = (self.median(), self.goal);
-        let word = if self.goal < self.floor { "at most" } else { "at least" };
-        write!(f, "{:<44} {median:.2} (goal: {word} {goal}; rounds:", self.what)?;
+        let (word, goal) = match self.goal {
+            Goal::AtLeast(goal) => ("at least", goal),
+            Goal::AtMost(goal) => ("at most", goal),
+        };
+        write!(f, "{:<44} {:.2} (goal: {word} {goal}; rounds:", self.what, self.median())?;
         for round in &self.rounds {
             write!(f, " {round:.2}")?;
         }
@@ -111,12 +121,11 @@ fn latency_us(tool: &str, bytes: u64) -> f64 {
 }
 
 /// What `gannet perf` reports of its workloads.
-fn measure(workloads: &str, block_bytes: u64, depth: u32) -> Vec<serde_json::Value> {
+fn measure(on: On, workloads: &str, block_bytes: u64, depth: u32) -> Vec<serde_json::Value> {
     let mut command = Command::new(gannet());
-    command
-        .args("perf --json --no-ceilings --idle adaptive --core any --server-core any".split(' '));
-    command.args(["--server", &format!("rdma://{}:{PORT}", guest::own_address())]);
-    command.args("--size 16M --time 900ms --warm-up 150ms".split(' '));
+    command.args("perf --json --no-ceilings --idle adaptive --server-core any".split(' '));
+    command.args(["--core", on.host_core(), "--server", &on.address()]);
+    command.args("--size 32M --time 1s --warm-up 150ms".split(' '));
     command.args(["--workload", workloads, "--block-size", &block_bytes.to_string()]);
     command.args(["--depth", &depth.to_string()]);
     let said = run(command, RUN_MAX).success();
@@ -129,56 +138,124 @@ fn measure(workloads: &str, block_bytes: u64, depth: u32) -> Vec<serde_json::Val
     report["results"].as_array().expect("results").clone()
 }
 
-fn servers() -> Process {
-    let directory = std::env::temp_dir().join("gannet-speed");
-    let mut command = Command::new(gannet());
-    command.arg("dev").arg("--dir").arg(&directory);
-    command.args("--targets 1 --reactors 1 --store-size ram:256M --log-in-ram".split(' '));
-    command.args(["--idle", "adaptive"]);
-    command.args(["--listen", &format!("rdma://{}:{PORT}", guest::own_address())]);
-    let servers = Process::start("gannet dev", command);
-    let _line = servers.wait_line(START_MAX, |line| line.starts_with("ready: "));
-    servers
+/// Where the servers run.
+#[derive(Clone, Copy, Debug)]
+enum On {
+    /// The data server on core 1, the metadata server on core 0, as the host.
+    CoresOfTheirOwn,
+    /// Both on one thread.
+    OneThread,
+}
+
+impl On {
+    /// Where the servers listen; on the ports behind it too.
+    fn address(self) -> String {
+        let port = match self {
+            On::CoresOfTheirOwn => 7570,
+            On::OneThread => 7590,
+        };
+        format!("rdma://{}:{port}", guest::own_address())
+    }
+
+    fn host_core(self) -> &'static str {
+        match self {
+            On::CoresOfTheirOwn => "0",
+            On::OneThread => "any",
+        }
+    }
+
+    fn servers(self) -> Process {
+        let directory = std::env::temp_dir().join(format!("gannet-speed-{self:?}"));
+        let mut command = Command::new(gannet());
+        command.arg("dev").arg("--dir").arg(&directory);
+        command.args("--targets 1 --reactors 1 --store-size ram:256M --log-in-ram".split(' '));
+        command.args(["--idle", "adaptive", "--listen", &self.address()]);
+        if let On::CoresOfTheirOwn = self {
+            command.args(["--cores", "0,1"]);
+        }
+        let servers = Process::start("gannet dev", command);
+        let _line = servers.wait_line(START_MAX, |line| line.starts_with("ready: "));
+        servers
+    }
+}
+
+/// What is measured together, and the shares that come of it.
+struct Measured {
+    what: What,
+    shares: Vec<Shares>,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// Reads and writes of one size.
+    Rates { bytes: u64, perftest_times: u32, depth: u32 },
+    /// The latency of a small read that is alone.
+    Latency,
+}
+
+impl Measured {
+    fn rates(name: &str, what: What) -> Measured {
+        let share = |what| Shares::new(what, Goal::AtLeast(0.90));
+        let reads = share(format!("{name} reads, of ib_write_bw"));
+        let writes = share(format!("{name} writes, of ib_read_bw"));
+        Measured { what, shares: vec![reads, writes] }
+    }
+
+    fn latency() -> Measured {
+        let what = "4 KiB read at depth 1, of its three hops".to_owned();
+        Measured { what: What::Latency, shares: vec![Shares::new(what, Goal::AtMost(2.5))] }
+    }
+
+    fn round(&mut self) {
+        let of_round = match self.what {
+            What::Rates { bytes, perftest_times, depth } => {
+                let device_writes = bandwidth("ib_write_bw", bytes, perftest_times);
+                let results = measure(On::CoresOfTheirOwn, "read,write", bytes, depth);
+                let device_reads = bandwidth("ib_read_bw", bytes, perftest_times);
+                let rate = |at: usize| results[at]["bytes_per_second"].as_f64().expect("a rate");
+                vec![rate(0) / device_writes, rate(1) / device_reads]
+            }
+            What::Latency => {
+                let hops = 2.0 * latency_us("ib_send_lat", MESSAGE_BYTES)
+                    + latency_us("ib_write_lat", SMALL_BLOCK);
+                let results = measure(On::OneThread, "randread", SMALL_BLOCK, 1);
+                let p50_ns = results[0]["latency"]["p50_ns"].as_f64().expect("a latency");
+                vec![p50_ns / 1e3 / hops]
+            }
+        };
+        for (shares, share) in self.shares.iter_mut().zip(of_round) {
+            shares.rounds.push(share);
+        }
+    }
+
+    fn is_reached(&self) -> bool {
+        self.shares.iter().all(Shares::is_reached)
+    }
 }
 
 #[test]
 #[ignore = "needs an RDMA device: run tests/run vm"]
 fn transfers_go_at_the_device_s_speed() {
-    let servers = servers();
-    let mut latency = Shares::of_latency("4 KiB read at depth 1, of its three hops".to_owned());
-    let mut rates = Vec::new();
-    for (name, ..) in SIZES {
-        rates.push(Shares::of_rate(format!("{name} reads, of ib_write_bw")));
-        rates.push(Shares::of_rate(format!("{name} writes, of ib_read_bw")));
-    }
+    let servers = [On::CoresOfTheirOwn, On::OneThread].map(On::servers);
+    let small = What::Rates { bytes: 64 << 10, perftest_times: 1000, depth: 128 };
+    let large = What::Rates { bytes: 1 << 20, perftest_times: 64, depth: 16 };
+    let mut all =
+        [Measured::rates("64 KiB", small), Measured::rates("1 MiB", large), Measured::latency()];
     for _ in 0..ROUNDS {
-        for ((_, bytes, times, depth), shares) in SIZES.into_iter().zip(rates.chunks_mut(2)) {
-            let device_writes = bandwidth("ib_write_bw", bytes, times);
-            let results = measure("read,write", bytes, depth);
-            let device_reads = bandwidth("ib_read_bw", bytes, times);
-            for (at, device) in [device_writes, device_reads].into_iter().enumerate() {
-                let rate = results[at]["bytes_per_second"].as_f64().expect("a rate");
-                shares[at].rounds.push(rate / device);
-            }
-        }
-        let hops = 2.0 * latency_us("ib_send_lat", MESSAGE_BYTES)
-            + latency_us("ib_write_lat", SMALL_BLOCK);
-        let results = measure("randread", SMALL_BLOCK, 1);
-        let p50_ns = results[0]["latency"]["p50_ns"].as_f64().expect("a latency");
-        latency.rounds.push(p50_ns / 1e3 / hops);
+        all.iter_mut().for_each(Measured::round);
     }
-    assert!(servers.is_running());
-    rates.push(latency);
-    for shares in &rates {
+    for measured in &mut all {
+        while !measured.is_reached() && measured.shares[0].rounds.len() < ROUNDS_MAX {
+            measured.round();
+            measured.round();
+        }
+    }
+    assert!(servers.iter().all(Process::is_running));
+    let shares = || all.iter().flat_map(|measured| &measured.shares);
+    for shares in shares() {
         println!("{shares}");
     }
-    let goals = std::env::var_os("GANNET_VM_GOALS").is_some();
-    for shares in &rates {
-        let bound = if goals { shares.goal } else { shares.floor };
-        assert!(shares.reaches(bound), "{shares}");
+    for shares in shares() {
+        assert!(shares.is_reached(), "{shares}");
     }
 }
-
-/// Sizes of transfers: their name, bytes, how many perftest does, how many a host has outstanding.
-const SIZES: [(&str, u64, u32, u32); 2] =
-    [("64 KiB", 64 << 10, 500, 32), ("1 MiB", 1 << 20, 32, 8)];
