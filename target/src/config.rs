@@ -41,9 +41,10 @@ pub struct Limits {
     /// Buffers for large bounced transfers, of [`LARGE_BUFFER_BYTES`] each. `None`: as many as the
     /// stores need.
     pub large_buffers: Option<u32>,
-    /// Bytes that one turn may begin to move between hosts and stores. What is left waits for the
-    /// next turn, behind the completions and arrival notices of this one: hosts hear of a long
-    /// batch in portions, and ask for more while the rest is on its way.
+    /// Bytes of queued grants that one turn may begin to copy or to transfer over the fabric; 0
+    /// counts as 1. What is left waits for the next turn, behind the completions and arrival notices
+    /// of this one: hosts hear of a long batch in portions, and ask for more while the rest is on its
+    /// way. What completions of block I/O lead on to is not counted.
     pub bytes_per_turn: u32,
 }
 

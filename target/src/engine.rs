@@ -24,7 +24,8 @@ use crate::slab::Slab;
 use crate::stats::Stats;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
-/// Most bytes of one copy, or of one transfer of zeros or of a store in memory.
+/// Most bytes of one copy, or of one transfer of zeros or of a store in memory; and after so many a
+/// visit to a grant yields.
 pub(crate) const COPY_BYTES_MAX: u32 = 256 << 10;
 /// Most bytes of blocks in one bounced piece: a block is left to merge an edge from.
 pub(crate) const BOUNCE_BYTES_MAX: u32 = (LARGE_BUFFER_BYTES - BLOCK) as u32;

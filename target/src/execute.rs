@@ -1,7 +1,7 @@
 //! Takes grants and their operations from step to step.
 //!
 //! A visit posts pieces of the grant at the head of a session's queue until all are posted, a queue
-//! or pool is exhausted, or the turn's share of copying is used up. Completions then drive each
+//! or pool is exhausted, or the visit's share of bytes is begun. Completions then drive each
 //! operation on. Before whatever is posted the grant is checked to be live: within a visit nothing
 //! can change that, so one check at its start covers all of its posts.
 //!

@@ -246,7 +246,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     /// Visits the heads of the queues in turn, one grant at a time, until none gets on or a turn's
     /// share of bytes is under way.
     fn run_queues(&mut self) -> usize {
-        let bytes_max = self.config.limits.bytes_per_turn;
+        let bytes_max = self.config.limits.bytes_per_turn.max(1);
         self.engine.moved_bytes = 0;
         let (mut progress, mut blocked) = (0, 0);
         while blocked < self.ready.len() && self.engine.moved_bytes < bytes_max {

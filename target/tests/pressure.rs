@@ -67,9 +67,15 @@ fn sessions_take_turns() {
 }
 
 #[test]
-fn large_copies_are_spread_over_turns_and_let_small_ones_pass() {
-    for operation in [grant_operation::READ, grant_operation::ZERO] {
-        let mut script = Script::with(config(), true, true, 2048);
+fn large_grants_are_spread_over_turns_and_let_small_ones_pass() {
+    let cases = [
+        (grant_operation::READ, true),
+        (grant_operation::ZERO, true),
+        (grant_operation::READ, false),
+        (grant_operation::ZERO, false),
+    ];
+    for (operation, maps) in cases {
+        let mut script = Script::with(config(), maps, true, 2048);
         let greedy = script.host(11, 1, 4 << 20);
         let modest = script.host(12, 1, 4 << 20);
         script.grant(&greedy, operation, 0, 4 << 20, |_| {});

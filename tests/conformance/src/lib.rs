@@ -7,4 +7,8 @@
 
 pub mod cluster;
 pub mod fabric;
+mod pass_on;
 pub mod spy;
+
+// For `pass_on!`.
+pub use {gannet_fabric, gannet_runtime};

@@ -1,14 +1,12 @@
 //! A fabric that notes what its user posts and receives, for tests that look at the channels.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use gannet_fabric::{
-    Access, Address, Capabilities, ConnectionId, Event, Events, Fabric, FabricError, Key,
-    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer, TransferStatus,
-    WindowError,
+    Access, Address, Capabilities, ConnectionId, Event, Events, Fabric, FabricError, PostError,
+    Refused, Registration, RemoteSlice, Transfer, TransferStatus,
 };
 use gannet_proto::packet::Frames;
 use gannet_runtime::memory::{Mapping, Slice};
@@ -108,29 +106,17 @@ impl<F: Fabric> SpyFabric<F> {
 }
 
 impl<F: Fabric> Fabric for SpyFabric<F> {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { maps_remote_memory: self.maps, ..self.inner.capabilities() }
+    crate::pass_on! {
+        listen disconnect peer prepare open_window deregister flush sleeping
     }
 
-    fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
-        self.inner.listen(at)
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { maps_remote_memory: self.maps, ..self.inner.capabilities() }
     }
 
     fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
         self.notes.add(Noted::Connecting(to.clone()));
         self.inner.connect(to)
-    }
-
-    fn disconnect(&mut self, connection: ConnectionId) {
-        self.inner.disconnect(connection);
-    }
-
-    fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {
-        self.inner.peer(connection)
-    }
-
-    fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError> {
-        self.inner.prepare(memory)
     }
 
     fn register(
@@ -141,21 +127,6 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
     ) -> Result<Registration, FabricError> {
         self.notes.add(Noted::Registered(connection));
         self.inner.register(connection, memory, access)
-    }
-
-    fn open_window(
-        &mut self,
-        connection: ConnectionId,
-        base: Key,
-        offset: u64,
-        len_bytes: u64,
-        access: Access,
-    ) -> Result<Registration, WindowError> {
-        self.inner.open_window(connection, base, offset, len_bytes, access)
-    }
-
-    fn deregister(&mut self, connection: ConnectionId, key: Key) {
-        self.inner.deregister(connection, key);
     }
 
     fn send(&mut self, connection: ConnectionId, message: &[u8]) -> Result<(), PostError> {
@@ -195,10 +166,6 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
         Some(view)
     }
 
-    fn flush(&mut self) {
-        self.inner.flush();
-    }
-
     fn poll(&mut self, now: Time, events: &mut Events) {
         if self.notes.paused.get() {
             return self.inner.poll(now, events);
@@ -226,17 +193,5 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
             }
         }
         self.batch.clear();
-    }
-
-    fn arm(&mut self) {
-        self.inner.arm();
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wake_descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.inner.wake_descriptors(visit);
     }
 }

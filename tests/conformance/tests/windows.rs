@@ -4,18 +4,17 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use gannet_conformance::fabric::{Bounds, Provider, windows};
 use gannet_fabric::shm::{ShmFabric, ShmOptions};
 use gannet_fabric::{
-    Access, Address, Capabilities, ConnectionId, Event, Events, Fabric, FabricError, Key,
-    PeerIdentity, PostError, Refused, Registration, RemoteSlice, Transfer, WindowError,
+    Access, Address, Capabilities, ConnectionId, Event, Events, Fabric, FabricError, Key, Refused,
+    Registration, RemoteSlice, Transfer, WindowError,
 };
 use gannet_runtime::counting_allocator::CountingAllocator;
-use gannet_runtime::memory::{Mapping, Slice};
+use gannet_runtime::memory::Mapping;
 use gannet_runtime::time::Time;
 
 #[global_allocator]
@@ -121,29 +120,17 @@ impl Model {
 }
 
 impl Fabric for Model {
+    gannet_conformance::pass_on! {
+        listen connect peer prepare send map flush sleeping
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { memory_windows: true, ..self.inner.capabilities() }
-    }
-
-    fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
-        self.inner.listen(at)
-    }
-
-    fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
-        self.inner.connect(to)
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {
         self.forget(connection);
         self.inner.disconnect(connection);
-    }
-
-    fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {
-        self.inner.peer(connection)
-    }
-
-    fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError> {
-        self.inner.prepare(memory)
     }
 
     fn register(
@@ -223,10 +210,6 @@ impl Fabric for Model {
         }
     }
 
-    fn send(&mut self, connection: ConnectionId, message: &[u8]) -> Result<(), PostError> {
-        self.inner.send(connection, message)
-    }
-
     fn write(&mut self, connection: ConnectionId, mut transfer: Transfer) -> Result<(), Refused> {
         transfer.remote = self.translate(transfer.remote, true);
         self.inner.write(connection, transfer)
@@ -235,19 +218,6 @@ impl Fabric for Model {
     fn read(&mut self, connection: ConnectionId, mut transfer: Transfer) -> Result<(), Refused> {
         transfer.remote = self.translate(transfer.remote, false);
         self.inner.read(connection, transfer)
-    }
-
-    fn map(
-        &mut self,
-        connection: ConnectionId,
-        remote: RemoteSlice,
-        access: Access,
-    ) -> Option<Slice> {
-        self.inner.map(connection, remote, access)
-    }
-
-    fn flush(&mut self) {
-        self.inner.flush();
     }
 
     fn poll(&mut self, now: Time, events: &mut Events) {
@@ -262,18 +232,6 @@ impl Fabric for Model {
             events.push(event);
         }
         self.batch.clear();
-    }
-
-    fn arm(&mut self) {
-        self.inner.arm();
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wake_descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        self.inner.wake_descriptors(visit);
     }
 }
 

@@ -42,6 +42,15 @@ pub fn moved_bytes(stats: &Stats) -> u64 {
         .sum()
 }
 
+/// Arguments for a host that keeps 32 requests outstanding until it is killed.
+#[must_use]
+pub fn endless_perf<'a>(file: &'a str, workload: &'a str, protection: &'a str) -> Vec<&'a str> {
+    let fixed = "perf --no-ceilings --core any --server-core any --size 8M --block-size 64K --depth 32 \
+                 --warm-up 0s --time 10m";
+    let chosen = ["--file", file, "--workload", workload, "--protection", protection];
+    fixed.split(' ').chain(chosen).collect()
+}
+
 /// What the servers hold for hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {

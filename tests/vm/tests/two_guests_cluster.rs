@@ -134,30 +134,7 @@ fn a_host_killed_on_another_machine_leaves_nothing_behind() {
         let source = fresh("file");
         std::fs::write(&source, vec![0x6b; 1_000_001]).expect("room for a file");
         meet("the servers are at rest");
-        let perf = gannet(&[
-            "perf",
-            "--no-ceilings",
-            "--core",
-            "any",
-            "--server-core",
-            "any",
-            "--size",
-            "8M",
-            "--block-size",
-            "64K",
-            "--depth",
-            "32",
-            "--warm-up",
-            "0s",
-            "--time",
-            "10m",
-            "--file",
-            "/victim",
-            "--workload",
-            "randwrite",
-            "--protection",
-            "window",
-        ]);
+        let perf = gannet(&cluster::endless_perf("/victim", "randwrite", "window"));
         let victim = Process::start("gannet perf", perf);
         meet("the host is under way");
         let _died = victim.kill();

@@ -39,30 +39,7 @@ fn hosts_killed_in_mid_transfer_leave_nothing_behind() {
             _ => ("randread", "region"),
         };
         let file = format!("/victim-{round}");
-        let command = cluster.command(&[
-            "perf",
-            "--no-ceilings",
-            "--core",
-            "any",
-            "--server-core",
-            "any",
-            "--size",
-            "8M",
-            "--block-size",
-            "64K",
-            "--depth",
-            "32",
-            "--warm-up",
-            "0s",
-            "--time",
-            "10m",
-            "--file",
-            &file,
-            "--workload",
-            workload,
-            "--protection",
-            protection,
-        ]);
+        let command = cluster.command(&cluster::endless_perf(&file, workload, protection));
         let before = moved_bytes(&cluster.stats());
         let victim = Process::start("gannet perf", command);
         wait::until("the victim to have a queue pair", BUSY_MAX, || {
