@@ -2,9 +2,11 @@
 //! reactor, on a thread of this process.
 //!
 //! Only the thread is shared with the harness. Host, metadata server and data server each have a
-//! fabric of their own and speak through shared memory as they would between processes. What a run
-//! leaves on disk lies in directories that are removed at its end; a killed run leaves them behind.
+//! fabric of their own and speak through shared memory as they would between processes; hosts speak
+//! with both over TCP, on loopback, if the options say so. What a run leaves on disk lies in
+//! directories that are removed at its end; a killed run leaves them behind.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +34,7 @@ use tempfile::TempDir;
 
 use crate::error::PerfError;
 use crate::machine;
-use crate::options::{EmbeddedOptions, LogPlace, StorePlace};
+use crate::options::{EmbeddedFabric, EmbeddedOptions, LogPlace, StorePlace};
 
 /// Operations that a disk in memory holds between two polls.
 const RAM_DISK_ENTRIES: u32 = 4096;
@@ -72,7 +74,8 @@ struct Directories {
 
 /// Everything that the reactor's thread needs to build its pollers.
 struct Plan {
-    metaserver: Address,
+    /// Where the metadata server listens: first where hosts connect, last where the data server does.
+    metaserver: Vec<Address>,
     target: Address,
     names: StoreNames,
     file_system: [u8; 16],
@@ -105,9 +108,10 @@ impl Embedded {
         let directories = Directories::make(options)?;
         let stop = StopFlag::new().map_err(PerfError::system("making the stop flag"))?;
         let failure = Failure::default();
+        let (metaserver, target) = addresses(options.fabric, &directories)?;
         let plan = Plan {
-            metaserver: socket(&directories, "meta.sock")?,
-            target: socket(&directories, "target.sock")?,
+            metaserver,
+            target,
             names: StoreNames { store: random()?, target: random()? },
             file_system: random()?,
             instance: u64::from_le_bytes(random()?),
@@ -118,7 +122,7 @@ impl Embedded {
             failure: failure.clone(),
             stop: stop.clone(),
         };
-        let address = plan.metaserver.clone();
+        let address = plan.metaserver[0].clone();
         let mut reactor = ReactorOptions::new("gannet-server");
         reactor.core = core;
         // Spinning pays on a core of one's own; elsewhere it takes the client's time.
@@ -191,6 +195,34 @@ impl Directories {
     }
 }
 
+/// Where the metadata server and the data server listen. Back control goes through shared memory in
+/// any case: both are on one core.
+fn addresses(
+    fabric: EmbeddedFabric,
+    directories: &Directories,
+) -> Result<(Vec<Address>, Address), PerfError> {
+    let metaserver = socket(directories, "meta.sock")?;
+    match fabric {
+        EmbeddedFabric::Shm => Ok((vec![metaserver], socket(directories, "target.sock")?)),
+        EmbeddedFabric::Tcp => {
+            let [first, second] = free_ports().map_err(PerfError::system("finding free ports"))?;
+            Ok((vec![loopback(first), metaserver], loopback(second)))
+        }
+    }
+}
+
+fn loopback(port: u16) -> Address {
+    Address::Tcp { host: Ipv4Addr::LOCALHOST.to_string(), port }
+}
+
+/// Ports at which nobody listens.
+fn free_ports() -> std::io::Result<[u16; 2]> {
+    // Both are held until both are known.
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let (one, two) = (bind()?, bind()?);
+    Ok([one.local_addr()?.port(), two.local_addr()?.port()])
+}
+
 fn socket(directories: &Directories, name: &str) -> Result<Address, PerfError> {
     let path = directories.sockets.path().join(name);
     Address::shm(path).map_err(|error| PerfError::Embedded(error.to_string()))
@@ -214,7 +246,7 @@ impl Plan {
         let (disk, log_file, log_name) = self.log()?;
         let config = MetaServerConfig::new(0, vec![self.metaserver.clone()], self.seed);
         let links = peers::link(1).map_err(text)?.pop().ok_or("no ring was made")?;
-        let fabric = AnyFabric::new(FabricOptions::for_address(&self.metaserver)).map_err(text)?;
+        let fabric = AnyFabric::new(FabricOptions::default());
         let metaserver =
             MetaServer::new(config, fabric, disk, log_file, log_name, links).map_err(text)?;
         let watched =
@@ -256,12 +288,12 @@ impl Plan {
         let mut disk = disk.map_err(text)?;
         let store: OpenStore =
             open_store(&mut disk, &self.store, self.names.target).map_err(text)?;
-        let fabric = AnyFabric::new(FabricOptions::for_address(&self.target)).map_err(text)?;
+        let fabric = AnyFabric::new(FabricOptions::default());
         let config = TargetConfig::new(
             self.names.target,
             self.instance,
-            self.target.clone(),
-            self.metaserver.clone(),
+            vec![self.target.clone()],
+            self.metaserver.last().ok_or("the metadata server has no address")?.clone(),
         );
         Target::new(config, fabric, disk, vec![store]).map_err(text)
     }

@@ -307,5 +307,6 @@ pub(crate) fn client_options(
     client.requests_max = depth_max as usize;
     client.complete_by_metaserver = options.complete_by_metaserver;
     client.protection = options.protection;
+    client.fabrics = options.fabrics;
     Ok(client)
 }

@@ -6,7 +6,7 @@
 //! share of the other, because figures of different machines cannot be compared.
 //!
 //! The server is one that runs already, or one made for the run on a reactor of this process, with
-//! every message encoded, sent through shared memory and checked as between processes.
+//! every message encoded, sent through shared memory or over TCP, and checked as between processes.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,8 @@ mod table;
 mod workload;
 
 pub use error::PerfError;
-pub use options::{EmbeddedOptions, LogPlace, PerfOptions, Server, StorePlace, WorkloadKind};
+pub use options::{
+    EmbeddedFabric, EmbeddedOptions, LogPlace, PerfOptions, Server, StorePlace, WorkloadKind,
+};
 pub use report::Report;
 pub use run::{Progress, run};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use gannet_client::Protection;
+use gannet_client::{Fabrics, Protection};
 use gannet_fabric::Address;
 use gannet_proto::limits::{FILE_BYTES_MAX, REQUEST_BYTES_MAX};
 use gannet_runtime::idle::IdlePolicy;
@@ -112,6 +112,29 @@ pub struct EmbeddedOptions {
     pub store: StorePlace,
     /// Where the metadata server keeps its log.
     pub log: LogPlace,
+    /// How hosts reach both.
+    pub fabric: EmbeddedFabric,
+}
+
+/// How hosts reach an embedded server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmbeddedFabric {
+    /// Through shared memory.
+    #[default]
+    Shm,
+    /// Over TCP, on loopback.
+    Tcp,
+}
+
+impl EmbeddedFabric {
+    /// The word for it on command lines and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            EmbeddedFabric::Shm => "shm",
+            EmbeddedFabric::Tcp => "tcp",
+        }
+    }
 }
 
 /// Where the data server of an embedded run keeps its blocks.
@@ -142,7 +165,11 @@ pub enum LogPlace {
 
 impl Default for EmbeddedOptions {
     fn default() -> EmbeddedOptions {
-        EmbeddedOptions { store: StorePlace::Ram { size_bytes: 512 << 20 }, log: LogPlace::Ram }
+        EmbeddedOptions {
+            store: StorePlace::Ram { size_bytes: 512 << 20 },
+            log: LogPlace::Ram,
+            fabric: EmbeddedFabric::Shm,
+        }
     }
 }
 
@@ -179,6 +206,9 @@ pub struct PerfOptions {
     pub complete_by_metaserver: bool,
     /// How the client's memory is guarded against the data servers.
     pub protection: Protection,
+    /// Which of the addresses that servers listen at the client may use. Of an embedded server it uses
+    /// the one that [`EmbeddedOptions::fabric`] says.
+    pub fabrics: Fabrics,
     /// What the measuring thread does while nothing has arrived.
     pub idle: IdlePolicy,
     /// Measure what the machine itself can do, before and after.
@@ -207,6 +237,7 @@ impl PerfOptions {
             verify: false,
             complete_by_metaserver: false,
             protection: Protection::Region,
+            fabrics: Fabrics::ALL,
             idle: IdlePolicy::Spin,
             ceilings: true,
             seed: 1,
@@ -217,6 +248,22 @@ impl PerfOptions {
     #[must_use]
     pub fn block_bytes(&self, workload: WorkloadKind) -> u32 {
         self.block_bytes.unwrap_or_else(|| workload.block_bytes_default())
+    }
+
+    /// Whether the server is reached over TCP, as far as its address tells.
+    #[must_use]
+    pub fn reaches_over_tcp(&self) -> bool {
+        match &self.server {
+            Server::Running(address) => matches!(address, Address::Tcp { .. }),
+            Server::Embedded(embedded) => embedded.fabric == EmbeddedFabric::Tcp,
+        }
+    }
+
+    fn reaches_over_shm(&self) -> bool {
+        match &self.server {
+            Server::Running(address) => matches!(address, Address::Shm { .. }),
+            Server::Embedded(embedded) => embedded.fabric == EmbeddedFabric::Shm,
+        }
     }
 
     /// Checks everything that can be checked before a server is asked.
@@ -268,11 +315,10 @@ impl PerfOptions {
             let reason = format!("client and server would share core {core}; give one another");
             return refuse("core", reason);
         }
-        let over_shm =
-            matches!(self.server, Server::Embedded(_) | Server::Running(Address::Shm(_)));
-        if self.protection == Protection::Window && over_shm {
+        if self.protection == Protection::Window && self.reaches_over_shm() {
             let reason = "shared memory has no memory windows: leave it at region, or measure a \
-                          server at an rdma:// address";
+                          server at an rdma:// or tcp:// address, or an embedded one with \
+                          --fabric tcp";
             return refuse("protection", reason.to_owned());
         }
         if let Server::Embedded(embedded) = &self.server {
@@ -315,6 +361,21 @@ mod tests {
     #[test]
     fn defaults_are_in_order() {
         assert!(embedded().check().is_ok());
+        assert!(!embedded().reaches_over_tcp());
+    }
+
+    #[test]
+    fn windows_guard_what_is_reached_over_a_network() {
+        let fabric = EmbeddedFabric::Tcp;
+        let server = Server::Embedded(EmbeddedOptions { fabric, ..EmbeddedOptions::default() });
+        let mut options = PerfOptions::new(server);
+        options.protection = Protection::Window;
+        assert!(options.reaches_over_tcp() && options.check().is_ok());
+        for (address, is_tcp) in [("tcp://127.0.0.1:7470", true), ("shm:///meta.sock", false)] {
+            options.server = Server::Running(address.parse().expect("an address"));
+            assert_eq!((options.reaches_over_tcp(), options.check().is_ok()), (is_tcp, is_tcp));
+        }
+        assert_eq!(EmbeddedFabric::Tcp.name(), "tcp");
     }
 
     #[test]

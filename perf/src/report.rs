@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ceilings::Ceilings;
+use crate::ceilings::round_trip::RoundTrip;
 use crate::latency::LatencySummary;
 use crate::machine::Machine;
 use crate::options::{LogPlace, PerfOptions, Server, StorePlace, WorkloadKind};
 
 /// Names the form of the document; changes when a reader has to.
-pub const SCHEMA: &str = "gannet-perf/2";
+pub const SCHEMA: &str = "gannet-perf/3";
 
 /// A run's findings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ pub struct Settings {
     pub store: Option<String>,
     /// Where an embedded metadata server kept its log.
     pub log: Option<String>,
+    /// How an embedded server was reached, `shm` or `tcp`; of a running one, what the client might
+    /// have used, as in `shm,rdma,tcp`.
+    pub fabric: String,
     /// The client's core.
     pub core: Option<usize>,
     /// The server's core.
@@ -111,6 +115,10 @@ pub struct Measurement {
     pub latency_floor_ns: Option<f64>,
     /// At depth 1: the floor as a share of the median latency.
     pub share_of_latency_floor: Option<f64>,
+    /// Over TCP, at depth 1: the median latency as a multiple of a polled round trip.
+    pub latency_in_tcp_round_trips: Option<f64>,
+    /// Over TCP: rate, and so bandwidth, as a share of a plain service's.
+    pub share_of_tcp_echo: Option<f64>,
 }
 
 impl Build {
@@ -129,8 +137,10 @@ impl Settings {
     /// What the options say.
     #[must_use]
     pub fn of(options: &PerfOptions) -> Settings {
-        let (server, store, log) = match &options.server {
-            Server::Running(address) => (Some(address.to_string()), None, None),
+        let (server, store, log, fabric) = match &options.server {
+            Server::Running(address) => {
+                (Some(address.to_string()), None, None, options.fabrics.to_string())
+            }
             Server::Embedded(embedded) => {
                 let store = match &embedded.store {
                     StorePlace::Ram { size_bytes } => format!("ram:{size_bytes}"),
@@ -142,7 +152,7 @@ impl Settings {
                     LogPlace::Ram => "ram".to_owned(),
                     LogPlace::Directory(directory) => directory.display().to_string(),
                 };
-                (None, Some(store), Some(log))
+                (None, Some(store), Some(log), embedded.fabric.name().to_owned())
             }
         };
         let nanoseconds =
@@ -152,6 +162,7 @@ impl Settings {
             server,
             store,
             log,
+            fabric,
             core: options.core,
             server_core: options.server_core,
             file: options.file.clone(),
@@ -177,12 +188,20 @@ impl Measurement {
             self.latency_floor_ns = floor_ns;
             self.share_of_latency_floor =
                 floor_ns.map(|floor_ns| floor_ns / self.latency.p50_ns.max(1) as f64);
+            self.latency_in_tcp_round_trips = ceilings
+                .tcp_round_trip
+                .map(|round_trip| self.latency.p50_ns as f64 / round_trip.median_ns);
         }
+        let echo = ceilings.tcp_echo(self.workload, self.block_bytes, self.depth);
+        self.share_of_tcp_echo =
+            echo.map(|echo| self.operations_per_second / echo.operations_per_second);
     }
 }
 
 /// Two medians of the same round trip that differ by more than this were not of the same machine.
 const ROUND_TRIP_SPREAD_MAX: f64 = 1.5;
+/// The same over TCP, where it is the kernel's work that gets slower with what lies under it.
+const TCP_ROUND_TRIP_SPREAD_MAX: f64 = 1.25;
 /// A thread that never waits and yet ran less than this was disturbed.
 const CPU_SHARE_MIN: f64 = 0.95;
 
@@ -196,16 +215,29 @@ impl Report {
         if self.settings.verify {
             warnings.push("the client also checked every word that it read".to_owned());
         }
-        if let Some(ceilings) = &self.ceilings
-            && let (Some(round_trip), Some(slowest_ns)) =
-                (ceilings.round_trip, ceilings.round_trip_slowest_ns)
-            && slowest_ns > ROUND_TRIP_SPREAD_MAX * round_trip.median_ns
-        {
-            warnings.push(format!(
-                "round trip between the cores: {:.0} ns at one end of the run and {slowest_ns:.0} \
-                 ns at the other; what lies under the cores has changed",
-                round_trip.median_ns
-            ));
+        let mut spread = |what: &str, best: Option<RoundTrip>, slowest_ns, spread_max: f64| {
+            if let (Some(RoundTrip { median_ns, .. }), Some(slowest_ns)) = (best, slowest_ns)
+                && slowest_ns > spread_max * median_ns
+            {
+                warnings.push(format!(
+                    "{what} between the cores: {median_ns:.0} ns at one end of the run and \
+                     {slowest_ns:.0} ns at the other; what lies under the cores has changed"
+                ));
+            }
+        };
+        if let Some(it) = &self.ceilings {
+            let slowest_ns = it.round_trip_slowest_ns;
+            spread("round trip", it.round_trip, slowest_ns, ROUND_TRIP_SPREAD_MAX);
+            let slowest_ns = it.tcp_round_trip_slowest_ns;
+            spread("round trip over TCP", it.tcp_round_trip, slowest_ns, TCP_ROUND_TRIP_SPREAD_MAX);
+        }
+        let server = self.settings.server.as_deref().unwrap_or_default();
+        if server.starts_with("tcp:") && self.settings.fabric.contains("shm") {
+            warnings.push(
+                "where the servers offer shared memory, it may have been used rather than TCP: \
+                 give --fabric tcp"
+                    .to_owned(),
+            );
         }
         let mut disturbed = |what: &str, share: f64| {
             if share < CPU_SHARE_MIN {
@@ -221,6 +253,13 @@ impl Report {
                 let what = format!("copy ceiling of {} at depth {}", copy.workload, copy.depth);
                 disturbed(&what, copy.cpu_share);
             }
+            if let Some(round_trip) = ceilings.tcp_round_trip {
+                disturbed("round trip over TCP", round_trip.cpu_share);
+            }
+            for echo in &ceilings.tcp_echoes {
+                let what = format!("service over TCP of {} at depth {}", echo.workload, echo.depth);
+                disturbed(&what, echo.cpu_share);
+            }
         }
         for result in &self.results {
             let what = format!("{} at depth {}", result.workload, result.depth);
@@ -234,7 +273,7 @@ impl Report {
 pub(crate) mod tests {
     use super::*;
     use crate::ceilings::copy::{CopyCeiling, RoutineRate};
-    use crate::ceilings::round_trip::RoundTrip;
+    use crate::ceilings::tcp_echo::EchoCeiling;
     use crate::options::EmbeddedOptions;
 
     pub(crate) fn example() -> Report {
@@ -257,6 +296,7 @@ pub(crate) mod tests {
             }),
             round_trip_slowest_ns: Some(420.0),
             copies: vec![copy(1), copy(32)],
+            ..Ceilings::default()
         };
         let measurement = |depth, operations: u64, p50_ns| Measurement {
             workload: WorkloadKind::RandomRead,
@@ -281,6 +321,8 @@ pub(crate) mod tests {
             share_of_copy: None,
             latency_floor_ns: None,
             share_of_latency_floor: None,
+            latency_in_tcp_round_trips: None,
+            share_of_tcp_echo: None,
         };
         let mut report = Report {
             schema: SCHEMA.to_owned(),
@@ -296,6 +338,34 @@ pub(crate) mod tests {
         report
     }
 
+    /// As [`example`], of a server over TCP.
+    pub(crate) fn example_over_tcp() -> Report {
+        let mut report = example();
+        report.settings.fabric = "tcp".to_owned();
+        let ceilings = report.ceilings.as_mut().expect("the example has ceilings");
+        ceilings.tcp_round_trip = Some(RoundTrip {
+            median_ns: 600.0,
+            fastest_ns: 550.0,
+            round_trips: 30_000,
+            cpu_share: 0.99,
+        });
+        ceilings.tcp_round_trip_slowest_ns = Some(620.0);
+        ceilings.tcp_echoes = vec![EchoCeiling {
+            workload: WorkloadKind::RandomRead,
+            block_bytes: 4096,
+            depth: 32,
+            request_bytes: 120,
+            notice_bytes: 120,
+            operations_per_second: 1_250_000.0,
+            bytes_per_second: 5.12e9,
+            p50_ns: 25_000,
+            p99_ns: 40_000,
+            cpu_share: 0.99,
+        }];
+        report.results.iter_mut().for_each(|result| result.relate(ceilings));
+        report
+    }
+
     #[test]
     fn shares_follow_from_the_ceilings() {
         let report = example();
@@ -306,12 +376,18 @@ pub(crate) mod tests {
         assert_eq!(one.share_of_copy, Some(0.3));
         assert_eq!(many.share_of_copy, Some(0.5));
         assert_eq!((many.latency_floor_ns, many.share_of_latency_floor), (None, None));
+        assert_eq!((one.latency_in_tcp_round_trips, one.share_of_tcp_echo), (None, None));
+
+        let report = example_over_tcp();
+        let [one, many] = &report.results[..] else { panic!("two results") };
+        assert_eq!((one.latency_in_tcp_round_trips, one.share_of_tcp_echo), (Some(3.0), None));
+        assert_eq!((many.latency_in_tcp_round_trips, many.share_of_tcp_echo), (None, Some(0.8)));
     }
 
     /// The names are an interface: dashboards and scripts read them.
     #[test]
     fn the_document_has_the_fields_of_its_schema_and_reads_back() {
-        let report = example();
+        let report = example_over_tcp();
         let text = serde_json::to_string(&report).expect("plain data");
         assert_eq!(serde_json::from_str::<Report>(&text).expect("its own form"), report);
         let value: serde_json::Value = serde_json::from_str(&text).expect("a document");
@@ -321,7 +397,7 @@ pub(crate) mod tests {
             keys.sort_unstable();
             keys.join(" ")
         };
-        assert_eq!(value["schema"], "gannet-perf/2");
+        assert_eq!(value["schema"], "gannet-perf/3");
         assert_eq!(keys(&value), "build ceilings machine results schema settings warnings");
         assert_eq!(
             keys(&value["machine"]),
@@ -329,11 +405,20 @@ pub(crate) mod tests {
         );
         assert_eq!(
             keys(&value["settings"]),
-            "completion core file idle log protection seed server server_core size_bytes store time_ns verify \
+            "completion core fabric file idle log protection seed server server_core size_bytes store time_ns verify \
              warm_up_ns"
         );
         assert_eq!(keys(&value["build"]), "commit debug version");
-        assert_eq!(keys(&value["ceilings"]), "copies round_trip round_trip_slowest_ns");
+        assert_eq!(
+            keys(&value["ceilings"]),
+            "copies round_trip round_trip_slowest_ns tcp_echoes tcp_round_trip \
+             tcp_round_trip_slowest_ns"
+        );
+        assert_eq!(
+            keys(&value["ceilings"]["tcp_echoes"][0]),
+            "block_bytes bytes_per_second cpu_share depth notice_bytes operations_per_second \
+             p50_ns p99_ns request_bytes workload"
+        );
         assert_eq!(
             keys(&value["ceilings"]["copies"][0]),
             "best block_bytes bytes_per_second cpu_share depth routines workload"
@@ -341,9 +426,9 @@ pub(crate) mod tests {
         assert_eq!(
             keys(&value["results"][0]),
             "block_bytes bytes_per_second client_busy_ns_per_operation client_cpu_share depth \
-             latency latency_floor_ns operations operations_per_second seconds \
-             server_busy_ns_per_operation share_of_copy share_of_latency_floor verified_units \
-             workload"
+             latency latency_floor_ns latency_in_tcp_round_trips operations \
+             operations_per_second seconds server_busy_ns_per_operation share_of_copy \
+             share_of_latency_floor share_of_tcp_echo verified_units workload"
         );
         assert_eq!(
             keys(&value["results"][0]["latency"]),
@@ -369,5 +454,24 @@ pub(crate) mod tests {
         report.judge();
         assert_eq!(report.warnings.len(), 2);
         assert!(report.warnings[1].contains("randread at depth 32"), "{:?}", report.warnings);
+    }
+
+    #[test]
+    fn a_run_over_tcp_says_what_may_have_changed_it() {
+        let mut report = example_over_tcp();
+        report.build.debug = false;
+        report.judge();
+        assert_eq!(report.warnings, Vec::<String>::new());
+        let ceilings = report.ceilings.as_mut().expect("the example has ceilings");
+        ceilings.tcp_round_trip_slowest_ns = Some(800.0);
+        ceilings.tcp_echoes[0].cpu_share = 0.5;
+        let options = PerfOptions::new(Server::Running("tcp://h:1".parse().expect("an address")));
+        report.settings = Settings::of(&options);
+        report.judge();
+        let expected = ["over TCP between the cores: 600 ns", "--fabric tcp", "service over TCP"];
+        assert_eq!(report.warnings.len(), expected.len(), "{:?}", report.warnings);
+        for (warning, words) in report.warnings.iter().zip(expected) {
+            assert!(warning.contains(words), "{warning}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use gannet_client::Fabrics;
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::{Address, Fabric};
 use gannet_runtime::reactor::pin_to_core;
@@ -122,8 +123,13 @@ fn connect(
     metaserver: &Address,
     server_stopped: Option<StopFlag>,
 ) -> Result<Host<AnyFabric>, PerfError> {
-    let fabric = AnyFabric::new(FabricOptions::for_address(metaserver))?;
-    let client = client_options(options, metaserver.clone())?;
+    let mut fabric = AnyFabric::new(FabricOptions::default());
+    fabric.open(metaserver)?;
+    let mut client = client_options(options, metaserver.clone())?;
+    if options.reaches_over_tcp() && matches!(options.server, Server::Embedded(_)) {
+        // The server also listens where its data server reaches it.
+        client.fabrics = Fabrics { shm: false, rdma: false, tcp: true };
+    }
     Host::new(client, fabric, options.idle, server_stopped)
 }
 
@@ -193,6 +199,8 @@ fn measurement<F: Fabric>(
         share_of_copy: None,
         latency_floor_ns: None,
         share_of_latency_floor: None,
+        latency_in_tcp_round_trips: None,
+        share_of_tcp_echo: None,
     })
 }
 

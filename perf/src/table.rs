@@ -7,7 +7,7 @@ use crate::report::{Measurement, Report};
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         heading(self, f)?;
-        writeln!(
+        write!(
             f,
             "{:<10} {:>6} {:>5} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10} {:>6} {:>6} {:>7}",
             "workload",
@@ -24,8 +24,19 @@ impl fmt::Display for Report {
             "floor",
             "srv ns"
         )?;
+        let over_tcp = is_over_tcp(self);
+        if over_tcp {
+            write!(f, " {:>6} {:>6}", "echo", "trips")?;
+        }
+        writeln!(f)?;
         for result in &self.results {
             row(result, f)?;
+            if over_tcp {
+                let trips = result.latency_in_tcp_round_trips;
+                let trips = trips.map_or("-".to_owned(), |trips| format!("{trips:.1} x"));
+                write!(f, " {:>6} {trips:>6}", percent(result.share_of_tcp_echo))?;
+            }
+            writeln!(f)?;
         }
         if self.ceilings.is_some() {
             writeln!(f)?;
@@ -56,6 +67,9 @@ fn heading(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (None, store, log) => {
             let text = |place: &Option<String>| place.clone().unwrap_or_default();
             write!(f, "embedded server, store {}, log {}", text(store), text(log))?;
+            if settings.fabric != "shm" {
+                write!(f, ", over {}", settings.fabric)?;
+            }
         }
     }
     let core = |core: Option<usize>| core.map_or("any".to_owned(), |core| core.to_string());
@@ -71,13 +85,23 @@ fn heading(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f)
 }
 
+/// Whether there are figures of plain TCP to compare with.
+fn is_over_tcp(report: &Report) -> bool {
+    let ceilings = report.ceilings.as_ref();
+    ceilings.is_some_and(|it| it.tcp_round_trip.is_some() || !it.tcp_echoes.is_empty())
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0))
+}
+
+fn us(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e3
+}
+
 fn row(result: &Measurement, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
-    let percent = |share: Option<f64>| {
-        share.map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0))
-    };
     let latency = &result.latency;
-    writeln!(
+    write!(
         f,
         "{:<10} {:>6} {:>5} {:>9.1} {:>7.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>10.1} {:>6} {:>6} \
          {:>7}",
@@ -119,11 +143,42 @@ fn ceilings(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             copy.best
         )?;
     }
+    if let Some(round_trip) = &ceilings.tcp_round_trip {
+        writeln!(
+            f,
+            "  polled round trip over TCP between the cores: {:.0} ns (fastest {:.0} ns)",
+            round_trip.median_ns, round_trip.fastest_ns
+        )?;
+    }
+    for echo in &ceilings.tcp_echoes {
+        writeln!(
+            f,
+            "  plain service over TCP for {:<9} {:>6}, depth {:>4}: {:>7.1} k/s, {:>5.2} GB/s, p50 \
+             {:.2} us, p99 {:.2} us (requests of {} bytes, notices of {})",
+            echo.workload,
+            size(echo.block_bytes as u64),
+            echo.depth,
+            echo.operations_per_second / 1e3,
+            echo.bytes_per_second / 1e9,
+            us(echo.p50_ns),
+            us(echo.p99_ns),
+            echo.request_bytes,
+            echo.notice_bytes
+        )?;
+    }
     writeln!(
         f,
         "copy: bandwidth as a share of the one-core copy; floor: round trip and copy as a share of \
          the median; srv ns: server's busy time per request"
-    )
+    )?;
+    if is_over_tcp(report) {
+        writeln!(
+            f,
+            "echo: rate and bandwidth as a share of the plain service over TCP; trips: the median \
+             in round trips over TCP"
+        )?;
+    }
+    Ok(())
 }
 
 /// A size in the largest unit of 1024 that leaves a whole number of it.
@@ -138,7 +193,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::example;
+    use crate::report::tests::{example, example_over_tcp};
 
     #[test]
     fn the_table_shows_what_was_measured() {
@@ -154,18 +209,37 @@ mod tests {
         );
         assert!(text.contains("between the cores: 400 ns"), "{text}");
         assert!(text.contains("8.19 GB/s (memcpy)"), "{text}");
+        assert!(!text.contains("TCP"), "nothing about a network without one: {text}");
+    }
+
+    #[test]
+    fn over_tcp_the_table_compares_with_plain_tcp() {
+        let text = example_over_tcp().to_string();
+        let ends: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.starts_with("randread"))
+            .map(|line| line.split_whitespace().skip(15).collect())
+            .collect();
+        assert_eq!(ends, [vec!["-", "3.0", "x"], vec!["%", "-"]]);
+        let row = text.lines().rfind(|line| line.starts_with("randread")).expect("a row");
+        assert!(row.ends_with("80 %      -"), "{row:?}");
+        assert!(text.contains("over TCP between the cores: 600 ns (fastest 550 ns)"), "{text}");
+        assert!(text.contains("1250.0 k/s,  5.12 GB/s, p50 25.00 us, p99 40.00 us"), "{text}");
+        assert!(text.contains("log ram, over tcp"), "{text}");
     }
 
     #[test]
     fn columns_line_up() {
-        let text = example().to_string();
-        let lines: Vec<&str> = text
-            .lines()
-            .skip_while(|line| !line.starts_with("workload"))
-            .take_while(|line| !line.is_empty())
-            .collect();
-        assert_eq!(lines.len(), 3);
-        assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{text}");
+        for report in [example(), example_over_tcp()] {
+            let text = report.to_string();
+            let lines: Vec<&str> = text
+                .lines()
+                .skip_while(|line| !line.starts_with("workload"))
+                .take_while(|line| !line.is_empty())
+                .collect();
+            assert_eq!(lines.len(), 3);
+            assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{text}");
+        }
     }
 
     #[test]

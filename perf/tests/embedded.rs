@@ -5,9 +5,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use gannet_client::Protection;
 use gannet_perf::{
-    EmbeddedOptions, LogPlace, PerfError, PerfOptions, Progress, Report, Server, StorePlace,
-    WorkloadKind,
+    EmbeddedFabric, EmbeddedOptions, LogPlace, PerfError, PerfOptions, Progress, Report, Server,
+    StorePlace, WorkloadKind,
 };
 
 /// One run at a time: two threads that poll are as many as a small machine has cores.
@@ -35,7 +36,8 @@ fn options(embedded: EmbeddedOptions) -> PerfOptions {
 }
 
 fn ram() -> EmbeddedOptions {
-    EmbeddedOptions { store: StorePlace::Ram { size_bytes: 64 << 20 }, log: LogPlace::Ram }
+    let store = StorePlace::Ram { size_bytes: 64 << 20 };
+    EmbeddedOptions { store, ..EmbeddedOptions::default() }
 }
 
 fn check(report: &Report, options: &PerfOptions) {
@@ -75,6 +77,34 @@ fn a_store_in_memory_serves_every_workload() {
 }
 
 #[test]
+fn a_server_over_tcp_serves_every_workload_and_is_compared_with_plain_tcp() {
+    let mut options = options(EmbeddedOptions { fabric: EmbeddedFabric::Tcp, ..ram() });
+    options.ceilings = true;
+    let report = run(&options, &mut |_| {}).unwrap();
+    check(&report, &options);
+    assert_eq!(report.settings.fabric, "tcp");
+    let ceilings = report.ceilings.as_ref().unwrap();
+    let round_trip = ceilings.tcp_round_trip.unwrap();
+    assert_eq!(ceilings.tcp_echoes.len(), report.results.len());
+    for result in &report.results {
+        let echo = ceilings.tcp_echo(result.workload, result.block_bytes, result.depth).unwrap();
+        let share = result.operations_per_second / echo.operations_per_second;
+        assert_eq!(result.share_of_tcp_echo, Some(share));
+        let trips = result.latency.p50_ns as f64 / round_trip.median_ns;
+        assert_eq!(result.latency_in_tcp_round_trips, (result.depth == 1).then_some(trips));
+    }
+}
+
+#[test]
+fn memory_windows_guard_a_host_over_tcp() {
+    let mut options = options(EmbeddedOptions { fabric: EmbeddedFabric::Tcp, ..ram() });
+    options.protection = Protection::Window;
+    options.workloads = vec![WorkloadKind::RandomRead, WorkloadKind::Write];
+    let report = run(&options, &mut |_| {}).unwrap();
+    check(&report, &options);
+}
+
+#[test]
 fn the_metadata_server_may_complete_the_reads() {
     let mut options = options(ram());
     options.complete_by_metaserver = true;
@@ -89,7 +119,7 @@ fn store_and_log_may_lie_on_disk_and_nothing_is_left_there() {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().to_path_buf();
     let store = StorePlace::File { directory: place.clone(), size_bytes: 64 << 20 };
-    let mut options = options(EmbeddedOptions { store, log: LogPlace::Directory(place) });
+    let mut options = options(EmbeddedOptions { store, log: LogPlace::Directory(place), ..ram() });
     options.block_bytes = Some(16 << 10);
     options.workloads = vec![WorkloadKind::RandomWrite, WorkloadKind::RandomRead];
     let report = run(&options, &mut |_| {}).unwrap();

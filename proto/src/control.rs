@@ -9,19 +9,23 @@ use crate::limits::{BLOCK_BYTES, PARTS_MAX, REQUEST_BYTES_MAX};
 use crate::packet::{DecodeError, Message, message};
 
 message! {
-    /// Follows [`crate::handshake::Hello`] from a data server. Tail: the address for data sessions,
-    /// then `stores` of [`StoreInfo`].
+    /// Follows [`crate::handshake::Hello`] from a data server. Tail: the first address for data
+    /// sessions, then `stores` of [`StoreInfo`], then `further_addresses`, each a length in two bytes
+    /// and the address, then, with `names_file_system`, 16 bytes: the file system that the data
+    /// server belongs to. A metadata server of another one refuses it.
     0x60, 40, TargetHello {
         /// Names the data server for good.
         uuid: [u8; 16],
         /// The data server's run: random, new at each start.
         instance: U64,
-        /// Length of the address.
+        /// Length of the first address.
         address_bytes: U16,
         /// Number of stores, at most 16.
         stores: U16,
-        /// Reserved, 0.
-        reserved: U32,
+        /// Number of further addresses, at most 7.
+        further_addresses: U16,
+        /// 1 if the data server says which file system it belongs to.
+        names_file_system: U16,
         /// Reserved, 0.
         reserved2: U64,
     }
@@ -56,8 +60,10 @@ const _: () = assert!(size_of::<StoreInfo>() == 32);
 
 message! {
     /// Answers [`TargetHello`]. Tail: `stores` store ids in the order of the hello, four bytes
-    /// each; then for each reactor a length in two bytes and its address. The data server opens a
-    /// channel to every reactor.
+    /// each; then for each reactor a length in two bytes and its first address; then
+    /// `further_addresses`, each the number of its reactor in two bytes, a length in two bytes and
+    /// the address; then, with `names_file_system`, the file system's 16 bytes. The data server opens
+    /// a channel to every reactor.
     0x61, 40, TargetWelcome {
         /// Protocol version of the channel from now on.
         version: U16,
@@ -75,8 +81,12 @@ message! {
         target: U32,
         /// Most grants of this reactor that may be outstanding.
         grants_max: U32,
+        /// Number of addresses beyond the first one of each reactor; a reactor has at most 8.
+        further_addresses: U16,
+        /// 1 if the tail ends with the file system's name.
+        names_file_system: U16,
         /// Reserved, 0.
-        reserved: U64,
+        reserved: U32,
     }
 }
 
@@ -302,15 +312,20 @@ message! {
 }
 
 message! {
-    /// Answers [`TargetStats`]. Tail: `count` of [`crate::operations::CounterEntry`] each with its
-    /// name.
+    /// Answers [`TargetStats`], in one or more parts. Tail: `count` of
+    /// [`crate::operations::CounterEntry`] each with its name, then `connections` of
+    /// [`crate::operations::ConnectionEntry`] each with its two texts.
     0x6d, 16, TargetStatsReply {
         /// Tag of the question.
         tag: U64,
         /// Number of counters.
         count: U16,
+        /// Number of connections.
+        connections: U16,
+        /// 1 if another part follows.
+        more: U16,
         /// Reserved, 0.
-        reserved: [u8; 6],
+        reserved: U16,
     }
 }
 

@@ -16,6 +16,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod addresses;
 pub mod control;
 pub mod data;
 pub mod handshake;
@@ -26,6 +27,7 @@ pub mod operations;
 pub mod packet;
 pub mod retirement;
 pub mod slots;
+pub mod stats;
 pub mod status;
 
 pub use ids::{

@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::control::Grant;
+use crate::control::{Grant, StoreInfo};
 use crate::operations::{Window, Write};
 use crate::packet::FrameHeader;
 
@@ -30,6 +30,11 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Longest address of a fabric end point, bytes.
 pub const ADDRESS_BYTES_MAX: usize = 120;
+/// Most addresses of one server: a metadata-server reactor or a data server.
+pub const ADDRESSES_MAX: usize = 8;
+/// Most bytes of the addresses of all metadata-server reactors, as
+/// [`crate::addresses::reactors_bytes`] counts them: a welcome fits a packet.
+pub const REACTOR_ADDRESSES_BYTES_MAX: usize = REACTORS_MAX * (ADDRESS_BYTES_MAX + 2);
 /// Longest session ticket, bytes.
 pub const TICKET_BYTES_MAX: usize = 256;
 /// Longest credentials in a HELLO, bytes.
@@ -49,7 +54,11 @@ const _: () = assert!(windows_bytes(7) <= SMALL_PACKET_BYTES);
 const _: () = assert!(windows_bytes(TARGETS_PER_FILE_MAX) <= LARGE_PACKET_BYTES);
 const _: () = assert!(REQUEST_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(PATH_BYTES_MAX + 512 <= LARGE_PACKET_BYTES);
-const _: () = assert!(REACTORS_MAX * (ADDRESS_BYTES_MAX + 2) + 256 <= LARGE_PACKET_BYTES);
+const _: () = assert!(REACTOR_ADDRESSES_BYTES_MAX + 256 <= LARGE_PACKET_BYTES);
+const _: () = assert!(
+    512 + ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 2) + STORES_PER_TARGET_MAX * size_of::<StoreInfo>()
+        <= LARGE_PACKET_BYTES
+);
 const _: () = assert!(GRANTS_MAX >= PARTS_MAX * 2);
 const _: () = assert!(GRANTS_MAX.is_power_of_two() && SLOTS_MAX.is_power_of_two());
 

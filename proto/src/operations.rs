@@ -30,7 +30,8 @@ message! {
 
 message! {
     /// Answers [`HostHello`]. Tail: `shards` bytes, the reactor of each shard; then for each
-    /// reactor a length in two bytes and its address.
+    /// reactor a length in two bytes and its first address; then `further_addresses`, each the
+    /// number of its reactor in two bytes, a length in two bytes and the address.
     0x11, 80, HostWelcome {
         /// Protocol version of the channel from now on.
         version: U16,
@@ -60,8 +61,10 @@ message! {
         map_version: U64,
         /// Number of requests that may be outstanding on this channel over all shards.
         requests_max: U32,
+        /// Number of addresses beyond the first one of each reactor; a reactor has at most 8.
+        further_addresses: U16,
         /// Reserved, 0.
-        reserved: [u8; 12],
+        reserved: [u8; 10],
     }
 }
 
@@ -615,20 +618,24 @@ message! {
 }
 
 message! {
-    /// Answers [`ConnectTarget`]. Tail: the address, then the ticket.
+    /// Answers [`ConnectTarget`]. Tail: the first address, then the ticket, then
+    /// `further_addresses`, each a length in two bytes and the address. The ticket opens one
+    /// session, at any of them.
     0x43, 48, TargetReply {
         /// Which request, and how it ended.
         header: ReplyHeader,
         /// The data server.
         target: U32,
-        /// Length of the address.
+        /// Length of the first address.
         address_bytes: U16,
         /// Length of the ticket, at most 256.
         ticket_bytes: U16,
         /// Epoch of the data session that the ticket opens.
         epoch: U64,
+        /// Number of further addresses, at most 7.
+        further_addresses: U16,
         /// Reserved, 0.
-        reserved: U64,
+        reserved: [u8; 6],
     }
 }
 
@@ -653,8 +660,9 @@ message! {
 }
 
 message! {
-    /// Answers [`Stats`]: one per role asked, the last one with `last` = 1. Tail: `count` counters
-    /// of [`CounterEntry`] each with its name.
+    /// Answers [`Stats`]: one or more per role asked, the last one with `last` = 1. Tail: `count`
+    /// counters of [`CounterEntry`] each with its name, then `connections` of [`ConnectionEntry`]
+    /// each with its two texts.
     0x45, 40, StatsReply {
         /// Which request, and how it ended.
         header: ReplyHeader,
@@ -666,10 +674,52 @@ message! {
         index: U32,
         /// 1 if no further reply follows.
         last: U16,
+        /// Number of connections.
+        connections: U16,
         /// Reserved, 0.
-        reserved: [u8; 6],
+        reserved: [u8; 4],
     }
 }
+
+/// Kinds of connections of a [`ConnectionEntry`].
+pub mod connection_kind {
+    /// A host's operations channel at a metadata-server reactor; `id` is the host's session.
+    pub const HOST: u16 = 0;
+    /// A data server's back control channel at a metadata-server reactor; `id` is the data server.
+    pub const TARGET: u16 = 1;
+    /// A data session of a host at a data server; `id` is the host's session.
+    pub const DATA_SESSION: u16 = 2;
+}
+
+/// A connection of whom a [`StatsReply`] is about; `fabric_bytes` of the fabric's name follow, as
+/// addresses write it (`shm`, `rdma`, `tcp`), then `peer_bytes` that say who is at the other end.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+    zerocopy::Unaligned,
+)]
+#[repr(C)]
+pub struct ConnectionEntry {
+    /// Whose connection, see [`connection_kind`].
+    pub id: U64,
+    /// See [`connection_kind`].
+    pub kind: U16,
+    /// Length of the fabric's name.
+    pub fabric_bytes: U16,
+    /// Length of the text about the peer.
+    pub peer_bytes: U16,
+    /// Reserved, 0.
+    pub reserved: U16,
+}
+const _: () = assert!(size_of::<ConnectionEntry>() == 16);
 
 /// A counter of a [`StatsReply`]; `name_bytes` of name follow.
 #[derive(

@@ -97,6 +97,8 @@ statuses! {
     NOT_TRUSTED = 0x100e, "the peer is not trusted";
     /// Payload and checksum do not fit.
     CHECKSUM = 0x100f, "checksum mismatch";
+    /// A data server belongs to another file system than this metadata server's.
+    OTHER_FILE_SYSTEM = 0x1010, "the peer belongs to another file system";
 }
 
 impl Status {

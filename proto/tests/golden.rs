@@ -3,14 +3,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use gannet_proto::control::{Grant, Notice, Retired, RetiredRange, TargetHello, grant_operation};
+use gannet_proto::addresses::{push_reactors, push_text, split_further, split_reactors};
+use gannet_proto::control::{
+    Grant, Notice, Retired, RetiredRange, StoreInfo, TargetHello, TargetStatsReply, TargetWelcome,
+    grant_operation,
+};
 use gannet_proto::data::{Arrival, DataHello, Trailer};
 use gannet_proto::handshake::Hello;
 use gannet_proto::operations::{
-    BufferRef, HostHello, NameRequest, Read, RequestHeader, Window, Write, io_flags, name_operation,
+    BufferRef, HostHello, HostWelcome, NameRequest, Read, RequestHeader, StatsReply, TargetReply,
+    Window, Write, connection_kind, io_flags, name_operation,
 };
 use gannet_proto::packet::{DecodeError, Frames, Message, PacketFull, PacketWriter};
-use gannet_proto::{Handle, Inode, ShardId};
+use gannet_proto::stats::{StatsTail, read_stats};
+use gannet_proto::{Handle, Inode, ShardId, Status};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
@@ -193,6 +199,137 @@ fn grants_and_what_comes_back() {
     assert_eq!(encoded(&retired, &[range.as_bytes()]), expected.replace(' ', ""));
 }
 
+/// A first address and a further one, as tails carry them.
+const SHM: &str = "73686d3a2f2f2f61";
+const TCP: &str = "7463703a2f2f623a31";
+const OURS: &str = "06060606060606060606060606060606";
+
+#[test]
+fn servers_and_their_addresses() {
+    let (shm, tcp) = (&b"shm:///a"[..], "tcp://b:1");
+    let mut further = Vec::new();
+    push_text(&mut further, tcp);
+    let store = StoreInfo {
+        uuid: [3; 16],
+        generation: U32::new(4),
+        block_bytes: U32::new(4096),
+        blocks: U64::new(5),
+    };
+    let store_hex = "03030303030303030303030303030303 04000000 00100000 0500000000000000";
+    let first = TargetHello {
+        uuid: [1; 16],
+        instance: U64::new(2),
+        address_bytes: U16::new(8),
+        stores: U16::new(1),
+        ..TargetHello::default()
+    };
+    let who = "01010101010101010101010101010101 0200000000000000 0800 0100";
+    let expected = format!("5800600000000000 {who} 00000000 0000000000000000 {SHM} {store_hex}");
+    let encoded_first = encoded(&first, &[shm, store.as_bytes()]);
+    assert_eq!(encoded_first, expected.replace(' ', ""), "as the first version said it");
+    let hello =
+        TargetHello { further_addresses: U16::new(1), names_file_system: U16::new(1), ..first };
+    let expected = format!(
+        "7300600000000000 {who} 0100 0100 0000000000000000 {SHM} {store_hex} 0900 {TCP} {OURS}"
+    );
+    let tail: [&[u8]; 4] = [shm, store.as_bytes(), &further, &[6; 16]];
+    assert_eq!(encoded(&hello, &tail), expected.replace(' ', ""));
+
+    let mut reactors = Vec::new();
+    assert_eq!(push_reactors(&mut reactors, &[vec!["shm:///a", tcp]]), 1);
+    let welcome = TargetWelcome {
+        version: U16::new(1),
+        reactors: U16::new(1),
+        stores: U16::new(1),
+        term: U64::new(2),
+        target: U32::new(3),
+        grants_max: U32::new(0x80),
+        further_addresses: U16::new(1),
+        names_file_system: U16::new(1),
+        ..TargetWelcome::default()
+    };
+    let expected = format!(
+        "5b00610000000000 0100 0100 0000 0100 0000000000000000 0200000000000000 03000000 80000000 \
+         0100 0100 00000000 04000000 0800 {SHM} 0000 0900 {TCP} {OURS}"
+    );
+    let tail: [&[u8]; 3] = [&[4, 0, 0, 0], &reactors, &[6; 16]];
+    assert_eq!(encoded(&welcome, &tail), expected.replace(' ', ""));
+
+    let mut reactors = Vec::new();
+    assert_eq!(push_reactors(&mut reactors, &[vec!["shm:///a", tcp], vec![tcp]]), 1);
+    let welcome = HostWelcome {
+        version: U16::new(1),
+        shards: U16::new(2),
+        reactors: U16::new(2),
+        reactor: U16::new(1),
+        features: U64::new(1),
+        term: U64::new(2),
+        file_system_uuid: [6; 16],
+        slots: U16::new(8),
+        resumed: U16::new(1),
+        request_bytes_max: U32::new(4 << 20),
+        block_bytes: U32::new(4096),
+        lease_ms: U32::new(1000),
+        map_version: U64::new(5),
+        requests_max: U32::new(100),
+        further_addresses: U16::new(1),
+        reserved: [0; 10],
+    };
+    let expected = format!(
+        "7c00110000000000 0100 0200 0200 0100 0100000000000000 0200000000000000 {OURS} 0800 0100 \
+         00004000 00100000 e8030000 0500000000000000 64000000 0100 00000000000000000000 \
+         0001 0800 {SHM} 0900 {TCP} 0000 0900 {TCP}"
+    );
+    assert_eq!(encoded(&welcome, &[&[0, 1], &reactors]), expected.replace(' ', ""));
+
+    let reply = TargetReply {
+        header: header().reply(Status::OK),
+        target: U32::new(7),
+        address_bytes: U16::new(8),
+        ticket_bytes: U16::new(6),
+        epoch: U64::new(9),
+        further_addresses: U16::new(1),
+        reserved: [0; 6],
+    };
+    let expected = format!(
+        "5100430000000000 {HEADER} 00000000 00000000 07000000 0800 0600 0900000000000000 0100 \
+         000000000000 {SHM} 7469636b6574 0900 {TCP}"
+    );
+    assert_eq!(encoded(&reply, &[shm, b"ticket", &further]), expected.replace(' ', ""));
+}
+
+#[test]
+fn counters_and_connections() {
+    let mut tail = StatsTail::new();
+    tail.push_counter("ab", 7).unwrap();
+    tail.push_connection(connection_kind::TARGET, 9, "tcp", "me").unwrap();
+    let entries = "0700000000000000 0200 000000000000 6162 \
+                   0900000000000000 0100 0300 0200 0000 746370 6d65";
+    let reply = StatsReply {
+        header: header().reply(Status::OK),
+        role: U16::ZERO,
+        count: U16::new(tail.counters()),
+        index: U32::new(2),
+        last: U16::new(1),
+        connections: U16::new(tail.connections()),
+        reserved: [0; 4],
+    };
+    let expected = format!(
+        "5700450000000000 {HEADER} 00000000 00000000 0000 0100 02000000 0100 0100 00000000 {entries}"
+    );
+    assert_eq!(encoded(&reply, &[tail.bytes()]), expected.replace(' ', ""));
+    let part = TargetStatsReply {
+        tag: U64::new(3),
+        count: U16::new(1),
+        connections: U16::new(1),
+        more: U16::new(1),
+        reserved: U16::ZERO,
+    };
+    let expected =
+        format!("3f006d0000000000 0300000000000000 0100 0100 0100 0000 {entries}").replace(' ', "");
+    assert_eq!(encoded(&part, &[tail.bytes()]), expected);
+}
+
 /// Reads a frame as every message in turn, with its checks.
 fn read_as_everything(packet: &[u8]) -> usize {
     let mut read = 0;
@@ -206,7 +343,17 @@ fn read_as_everything(packet: &[u8]) -> usize {
         note(frame.read::<Grant>().is_ok_and(|(m, _)| m.check().is_ok()));
         note(frame.read::<Arrival>().is_ok_and(|(m, _)| m.check().is_ok()));
         note(frame.read::<DataHello>().is_ok());
-        note(frame.read::<TargetHello>().is_ok());
+        note(frame.read::<TargetHello>().is_ok_and(|(m, tail)| {
+            split_further::<TargetHello>(tail, m.further_addresses.get(), |_| {}).is_ok()
+        }));
+        note(frame.read::<HostWelcome>().is_ok_and(|(m, tail)| {
+            let (reactors, further) = (m.reactors.get(), m.further_addresses.get());
+            split_reactors::<HostWelcome>(tail, reactors, further, |_, _| {}).is_ok()
+        }));
+        note(frame.read::<StatsReply>().is_ok_and(|(m, tail)| {
+            let (count, connections) = (m.count.get(), m.connections.get());
+            read_stats::<StatsReply>(tail, count, connections, |_| {}).is_ok()
+        }));
     }
     read
 }

@@ -49,7 +49,7 @@ struct NullFabric {
 }
 
 impl Fabric for NullFabric {
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, _connection: ConnectionId) -> Capabilities {
         Capabilities {
             maps_remote_memory: true,
             disconnect_revokes_access: false,
@@ -165,7 +165,7 @@ impl Bench {
             blocks: U64::new(BLOCKS),
         };
         let address = Address::shm("/bench").expect("an address");
-        let config = TargetConfig::new([0; 16], 1, address.clone(), address);
+        let config = TargetConfig::new([0; 16], 1, vec![address.clone()], address);
         let inbox = Rc::new(RefCell::new(Inbox::default()));
         let fabric = NullFabric { memory: Arc::clone(&memory), inbox: Rc::clone(&inbox) };
         let stores = vec![OpenStore::new(file, info, 0)];

@@ -14,9 +14,10 @@ pub struct TargetConfig {
     pub uuid: [u8; 16],
     /// This run of it: a new random number at each start.
     pub instance: u64,
-    /// Where hosts connect; told to the metadata server.
-    pub listen: Address,
-    /// The metadata server's bootstrap address.
+    /// Where hosts connect, at one or more addresses; told to the metadata server, and by it to
+    /// hosts, who choose.
+    pub listen: Vec<Address>,
+    /// The metadata server's bootstrap address: that of reactor 0, which tells all others.
     pub metadata_server: Address,
     /// Bounds.
     pub limits: Limits,
@@ -108,7 +109,7 @@ impl TargetConfig {
     pub fn new(
         uuid: [u8; 16],
         instance: u64,
-        listen: Address,
+        listen: Vec<Address>,
         metadata_server: Address,
     ) -> TargetConfig {
         let (limits, timing) = (Limits::default(), Timing::default());

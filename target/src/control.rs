@@ -7,19 +7,22 @@
 //! ```
 //!
 //! Channel `i` leads to the metadata server's reactor `i`. At first only channel 0 is known, at the
-//! bootstrap address; its welcome names the others. A pause before a new attempt doubles from failure
+//! bootstrap address; its welcome names the others, each with all its addresses, which are tried in
+//! the order of [`Route`]. Who answers there must be of the same file system. A pause before a new attempt doubles from failure
 //! to failure and starts over with a welcome. A welcome of a term below the highest one seen is
 //! refused: it is a metadata server of the past.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use gannet_fabric::route::Route;
 use gannet_fabric::{Address, ConnectionId};
+use gannet_proto::addresses::split_reactors;
 use gannet_proto::control::TargetWelcome;
-use gannet_proto::limits::{ADDRESS_BYTES_MAX, GRANTS_MAX, REACTORS_MAX};
+use gannet_proto::limits::{GRANTS_MAX, REACTORS_MAX};
 use gannet_runtime::time::Time;
 use zerocopy::FromBytes;
-use zerocopy::little_endian::{U16, U32};
+use zerocopy::little_endian::U32;
 
 use crate::config::Timing;
 use crate::outbox::Outbox;
@@ -42,7 +45,8 @@ pub(crate) enum Phase {
 /// The way to one metadata-server reactor.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    pub(crate) address: Address,
+    /// Its addresses, and which of them is tried.
+    pub(crate) route: Route,
     pub(crate) phase: Phase,
     /// Term of the last welcome.
     pub(crate) term: u64,
@@ -83,13 +87,16 @@ pub(crate) struct Control {
     timing: Timing,
     stores: usize,
     term_max: u64,
+    /// Named by the bootstrap reactor's first welcome that does.
+    file_system_uuid: Option<[u8; 16]>,
 }
 
 impl Control {
     /// One channel, to the bootstrap address, that is due at once.
     pub(crate) fn new(bootstrap: Address, stores: usize, timing: Timing) -> Control {
-        let channels = vec![Channel::new(bootstrap, Time::ZERO, &timing)];
-        Control { channels, timing, stores, term_max: 0 }
+        let route = Route::beginning_with(bootstrap, []);
+        let channels = vec![Channel::new(route, Time::ZERO, &timing)];
+        Control { channels, timing, stores, term_max: 0, file_system_uuid: None }
     }
 
     /// Whether every known reactor has welcomed this server.
@@ -133,14 +140,30 @@ impl Control {
         self.channels[usize::from(index)].phase = Phase::Greeting(connection, until);
     }
 
-    /// An attempt failed or the connection was lost. True if the channel was live.
+    /// The file system that the peer of a channel has to serve, once it is known. The bootstrap
+    /// address is the user's word: who answers there says which one it is.
+    pub(crate) fn file_system_uuid(&self, index: u16) -> Option<[u8; 16]> {
+        let is_bootstrap = index == 0 && self.channels[0].route.is_first();
+        if is_bootstrap { None } else { self.file_system_uuid }
+    }
+
+    /// An attempt failed or the connection was lost. True if the channel was live. The reactor's next
+    /// address is due at once; after the last one, and when a live channel is lost, a pause comes
+    /// first, and then the best address again.
     pub(crate) fn lost(&mut self, index: u16, now: Time) -> bool {
         let delay_max = self.timing.reconnect_delay_max;
         let channel = &mut self.channels[usize::from(index)];
         let was_live = matches!(channel.phase, Phase::Live(_));
         if channel.phase != Phase::Unused {
-            channel.phase = Phase::Waiting(now + channel.delay);
-            channel.delay = (channel.delay * 2).min(delay_max);
+            if was_live {
+                channel.route.restart();
+            }
+            if !was_live && channel.route.advance() {
+                channel.phase = Phase::Waiting(now);
+            } else {
+                channel.phase = Phase::Waiting(now + channel.delay);
+                channel.delay = (channel.delay * 2).min(delay_max);
+            }
         }
         channel.draining = None;
         channel.outbox.clear();
@@ -198,9 +221,14 @@ impl Control {
         };
         let store_ids = ids.iter().map(|id| id.get()).collect();
         let mut disconnect = Vec::new();
+        let (routes, uuid) = routes(welcome, tail)?;
+        let expected = self.file_system_uuid(index);
+        if expected.is_some() && uuid.is_some() && expected != uuid {
+            return malformed("another file system's metadata server");
+        }
+        self.file_system_uuid = uuid.or(self.file_system_uuid);
         if index == 0 {
-            let addresses = addresses(tail, reactors)?;
-            self.lead_to(addresses, now, &mut disconnect);
+            self.lead_to(routes, now, &mut disconnect);
         }
         self.term_max = term;
         let channel = &mut self.channels[usize::from(index)];
@@ -225,22 +253,28 @@ impl Control {
         self.channels.iter().map(|channel| channel.grants_max).sum()
     }
 
-    /// Takes the reactors' addresses from reactor 0, which knows them.
+    /// Takes the reactors' addresses from reactor 0, which knows them. Its own bootstrap address is
+    /// the user's choice and stays the first one that is tried.
     fn lead_to(
         &mut self,
-        addresses: Vec<Address>,
+        routes: Vec<Route>,
         now: Time,
         disconnect: &mut Vec<(u16, ConnectionId)>,
     ) {
-        let reactors = addresses.len();
-        for (index, address) in addresses.into_iter().enumerate().skip(1) {
+        let reactors = routes.len();
+        for (index, route) in routes.into_iter().enumerate() {
             match self.channels.get_mut(index) {
-                None => self.channels.push(Channel::new(address, now, &self.timing)),
-                Some(channel) if channel.address == address && channel.phase != Phase::Unused => {}
+                Some(channel) if index == 0 => {
+                    let first = channel.route.addresses()[0].clone();
+                    channel.route = Route::beginning_with(first, route.addresses().iter().cloned());
+                }
+                None => self.channels.push(Channel::new(route, now, &self.timing)),
+                Some(channel)
+                    if channel.route.is_same(&route) && channel.phase != Phase::Unused => {}
                 Some(channel) => {
                     let ended = channel.connection();
                     disconnect.extend(ended.map(|connection| (index as u16, connection)));
-                    channel.address = address;
+                    channel.route = route;
                     channel.phase = Phase::Waiting(now);
                     channel.outbox.clear();
                 }
@@ -256,9 +290,9 @@ impl Control {
 }
 
 impl Channel {
-    fn new(address: Address, due: Time, timing: &Timing) -> Channel {
+    fn new(route: Route, due: Time, timing: &Timing) -> Channel {
         Channel {
-            address,
+            route,
             phase: Phase::Waiting(due),
             term: 0,
             last_number: 0,
@@ -281,22 +315,32 @@ impl Channel {
     }
 }
 
-/// The addresses at the end of a welcome: each a length in two bytes and a text.
-fn addresses(mut tail: &[u8], reactors: usize) -> Result<Vec<Address>, WelcomeError> {
-    let malformed = WelcomeError::Malformed("reactor addresses");
-    let mut addresses = Vec::with_capacity(reactors);
-    for _ in 0..reactors {
-        let (len_bytes, rest) = U16::ref_from_prefix(tail).map_err(|_| malformed)?;
-        let len_bytes = usize::from(len_bytes.get());
-        if len_bytes > ADDRESS_BYTES_MAX || len_bytes > rest.len() {
-            return Err(malformed);
-        }
-        let (text, rest) = rest.split_at(len_bytes);
-        let text = std::str::from_utf8(text).map_err(|_| malformed)?;
-        addresses.push(text.parse().map_err(|_| malformed)?);
-        tail = rest;
+/// The routes to all reactors at the end of a welcome, and the file system's name if it is there.
+/// Addresses of fabrics that this build does not know are left out.
+fn routes(
+    welcome: &TargetWelcome,
+    tail: &[u8],
+) -> Result<(Vec<Route>, Option<[u8; 16]>), WelcomeError> {
+    let malformed = |_| WelcomeError::Malformed("reactor addresses");
+    let mut lists: Vec<Vec<Address>> = vec![Vec::new(); welcome.reactors.get().into()];
+    let rest = split_reactors::<TargetWelcome>(
+        tail,
+        welcome.reactors.get(),
+        welcome.further_addresses.get(),
+        |reactor, text| lists[usize::from(reactor)].extend(text.parse::<Address>().ok()),
+    )
+    .map_err(malformed)?;
+    if lists.iter().any(Vec::is_empty) {
+        return Err(WelcomeError::Malformed("reactor addresses"));
     }
-    Ok(addresses)
+    let uuid = match welcome.names_file_system.get() {
+        0 => None,
+        _ => {
+            let uuid = rest.first_chunk::<16>();
+            Some(*uuid.ok_or(WelcomeError::Malformed("file system"))?)
+        }
+    };
+    Ok((lists.into_iter().map(Route::new).collect(), uuid))
 }
 
 /// Handshakes of connections that came in, oldest first.

@@ -4,8 +4,11 @@
 //! business where it comes, ends its connection and is counted.
 
 use gannet_disk::Disk;
-use gannet_fabric::{ConnectionId, DisconnectReason, Event, Events, Fabric, TransferStatus};
+use gannet_fabric::{
+    Address, ConnectionId, DisconnectReason, Event, Events, Fabric, TransferStatus,
+};
 use gannet_proto::Status;
+use gannet_proto::addresses::push_text;
 use gannet_proto::control::{
     Drain, Grant, Revoke, SessionClose, SessionOpen, TargetHello, TargetStats, TargetWelcome,
     grant_operation,
@@ -18,7 +21,6 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U64};
 
 use crate::engine::Store;
-use crate::outbox::Answer;
 use crate::report::{notice_of, wire_answer};
 use crate::seats::Role;
 use crate::sessions::{Asker, Outcome};
@@ -88,7 +90,11 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     }
 
     fn connect(&mut self, channel: u16) {
-        let address = self.control.channels[usize::from(channel)].address.clone();
+        let route = &self.control.channels[usize::from(channel)].route;
+        let Some(address) = route.current().cloned() else {
+            self.control.lost(channel, self.now);
+            return;
+        };
         match self.engine.fabric.connect(&address) {
             Ok(connection) if self.seats.set(connection, Role::Reactor(channel)) => {
                 self.control.connecting(channel, connection);
@@ -118,18 +124,29 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     fn connected(&mut self, connection: ConnectionId) {
         let Some(Role::Reactor(channel)) = self.seats.role(connection) else { return };
         self.control.connected(channel, connection, self.now);
-        let address = self.config.listen.to_string();
+        let mut listen = self.config.listen.iter().map(Address::to_string);
+        let first = listen.next().unwrap_or_default();
+        let (mut further, mut further_count) = (Vec::new(), 0);
+        for text in listen {
+            push_text(&mut further, &text);
+            further_count += 1;
+        }
+        let file_system = self.control.file_system_uuid(channel);
         let hello = TargetHello {
             uuid: self.config.uuid,
             instance: U64::new(self.config.instance),
-            address_bytes: U16::new(address.len() as u16),
+            address_bytes: U16::new(first.len() as u16),
             stores: U16::new(self.infos.len() as u16),
+            further_addresses: U16::new(further_count),
+            names_file_system: U16::new(file_system.is_some().into()),
             ..TargetHello::default()
         };
+        let file_system = file_system.unwrap_or_default();
+        let named = if hello.names_file_system.get() != 0 { &file_system[..] } else { &[] };
         let infos = std::mem::take(&mut self.infos);
         let said = self.say(connection, |packet| {
             packet.push(&Hello::current(), &[])?;
-            packet.push(&hello, &[address.as_bytes(), infos.as_bytes()])
+            packet.push(&hello, &[first.as_bytes(), infos.as_bytes(), &further, named])
         });
         self.infos = infos;
         if !said {
@@ -321,7 +338,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
             TargetStats::KIND => {
                 let (question, _) = frame.read::<TargetStats>()?;
                 self.refresh_reactor_counters();
-                self.answer(channel, Answer::Stats(question.tag.get()));
+                self.answer_stats(channel, question.tag.get());
             }
             TargetWelcome::KIND => {
                 return Err(DecodeError::Unexpected { kind: frame.kind }.into());

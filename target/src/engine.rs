@@ -90,8 +90,6 @@ pub(crate) struct Engine<F, D> {
     /// Grants whose last bytes for the host were posted since the turn began: their arrival notices
     /// may follow.
     pub(crate) written: Vec<u32>,
-    /// The fabric maps remote memory.
-    pub(crate) maps: bool,
     /// The disk refused a transfer since the turn began.
     pub(crate) disk_full: bool,
     /// Bytes between hosts and this server that were copied or handed to the fabric, since the
@@ -119,7 +117,6 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             .slice(0, COPY_BYTES_MAX.into())
             .ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Engine {
-            maps: fabric.capabilities().maps_remote_memory,
             fabric,
             disk,
             stores,
@@ -136,15 +133,12 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
         })
     }
 
-    /// Makes all memory that transfers start from ready for the fabric's device, where the device
+    /// Makes all memory that transfers start from ready for the fabric's devices, where a device
     /// moves the bytes: buffers, zeros, and the stores in memory. Names what it cannot have.
     ///
     /// # Errors
     /// As [`Fabric::prepare`].
     pub(crate) fn prepare(&mut self) -> Result<(), (&'static str, FabricError)> {
-        if self.maps {
-            return Ok(());
-        }
         let ours = [
             ("the small buffers", self.small.mapping()),
             ("the large buffers", self.large.mapping()),

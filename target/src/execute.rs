@@ -70,7 +70,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             return stopped(grants.stop(place, status));
         }
         let Some(entry) = grants.get_mut(place) else { return Visit::Blocked };
-        if self.maps && entry.view.is_none() {
+        if entry.view.is_none() && self.fabric.capabilities(entry.connection).maps_remote_memory {
             match self.map(entry.connection, &entry.grant) {
                 Ok(view) => entry.view = Some(view),
                 Err(status) => {
@@ -344,7 +344,9 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
     /// Notes a grant if all its bytes for the host are posted. Where host memory is mapped there is
     /// no order between them and the notice: block I/O may place them.
     fn note_written(&mut self, grants: &Grants, place: u32) {
-        if !self.maps && grants.get(place).is_some_and(Entry::may_be_told) {
+        let Some(entry) = grants.get(place) else { return };
+        let maps = self.fabric.capabilities(entry.connection).maps_remote_memory;
+        if !maps && entry.may_be_told() {
             self.written.push(place);
         }
     }

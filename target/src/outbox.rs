@@ -13,9 +13,9 @@ use gannet_proto::control::{
     Drained, Notice, Retired, RetiredRange, SessionClosed, SessionReady, TargetStatsReply,
 };
 use gannet_proto::limits::LARGE_PACKET_BYTES;
-use gannet_proto::operations::CounterEntry;
 use gannet_proto::packet::{FrameHeader, PacketFull, PacketWriter};
 use gannet_proto::retirement::RetirementReport;
+use gannet_proto::stats::StatsTail;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U64};
 
@@ -23,6 +23,8 @@ use crate::stats::Stats;
 
 /// Most answers that wait; a metadata server has few questions open.
 const ANSWERS_MAX: usize = 4096;
+/// So many parts of connections may wait before further questions are answered without.
+const CONNECTIONS_PARTS_MAX: usize = 32;
 /// Most ranges in one report.
 const RANGES_MAX: usize = 64;
 /// Longest frame of a report.
@@ -32,13 +34,27 @@ const RETIRED_FRAME_BYTES_MAX: usize =
 const NOTICES_SPARE: usize = 64;
 
 /// An answer to the metadata server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Ready(SessionReady),
     Closed(SessionClosed),
     Drained(Drained),
     /// The counters, as they are when it is sent; with the tag of the question.
-    Stats(u64),
+    Stats {
+        tag: u64,
+        more: bool,
+    },
+    /// Connections, as they were when they were asked for.
+    Connections(Box<ConnectionsPart>),
+}
+
+/// A part of the answer to a question for counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectionsPart {
+    pub(crate) tag: u64,
+    pub(crate) count: u16,
+    pub(crate) tail: Vec<u8>,
+    pub(crate) more: bool,
 }
 
 /// More waits than any correct peer can cause.
@@ -122,6 +138,13 @@ impl Outbox {
         Ok(())
     }
 
+    /// Whether a question for counters may be answered with connections too. They take memory, so
+    /// that who asks without end, or takes no answers, gets counters alone.
+    pub(crate) fn has_room_for_connections(&self) -> bool {
+        let waits = |answer: &&Answer| matches!(answer, Answer::Connections(_));
+        self.answers.iter().filter(waits).count() < CONNECTIONS_PARTS_MAX
+    }
+
     /// Whether nothing waits.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
@@ -161,7 +184,16 @@ impl Outbox {
                 Answer::Ready(message) => self.packet.push(message, &[]),
                 Answer::Closed(message) => self.packet.push(message, &[]),
                 Answer::Drained(message) => self.packet.push(message, &[]),
-                Answer::Stats(tag) => push_counters(&mut self.packet, *tag, stats),
+                Answer::Stats { tag, more } => push_counters(&mut self.packet, *tag, *more, stats),
+                Answer::Connections(part) => {
+                    let message = TargetStatsReply {
+                        tag: U64::new(part.tag),
+                        connections: U16::new(part.count),
+                        more: U16::new(part.more.into()),
+                        ..TargetStatsReply::default()
+                    };
+                    self.packet.push(&message, &[&part.tail])
+                }
             };
             if pushed.is_err() {
                 return;
@@ -191,23 +223,24 @@ impl Outbox {
     }
 }
 
-fn push_counters(packet: &mut PacketWriter, tag: u64, stats: &Stats) -> Result<(), PacketFull> {
-    let mut tail = Vec::with_capacity(Stats::COUNT * 48);
+fn push_counters(
+    packet: &mut PacketWriter,
+    tag: u64,
+    more: bool,
+    stats: &Stats,
+) -> Result<(), PacketFull> {
+    let mut tail = StatsTail::new();
     for (name, value) in stats.iter() {
-        let entry = CounterEntry {
-            value: U64::new(value),
-            name_bytes: U16::new(name.len() as u16),
-            ..CounterEntry::default()
-        };
-        tail.extend_from_slice(entry.as_bytes());
-        tail.extend_from_slice(name.as_bytes());
+        let fits = tail.push_counter(name, value);
+        debug_assert!(fits.is_ok(), "all counters fit one answer");
     }
     let reply = TargetStatsReply {
         tag: U64::new(tag),
-        count: U16::new(Stats::COUNT as u16),
+        count: U16::new(tail.counters()),
+        more: U16::new(more.into()),
         ..TargetStatsReply::default()
     };
-    packet.push(&reply, &[&tail])
+    packet.push(&reply, &[tail.bytes()])
 }
 
 #[cfg(test)]

@@ -8,11 +8,13 @@ use gannet_fabric::{Fabric, PostError};
 use gannet_proto::Status;
 use gannet_proto::control::{Drained, Notice, SessionClosed, SessionReady};
 use gannet_proto::data::Arrival;
+use gannet_proto::operations::connection_kind;
+use gannet_proto::stats::StatsTail;
 use gannet_runtime::time::Time;
 use zerocopy::little_endian::{U32, U64};
 
 use crate::grants::{Ended, ends_with_arrival};
-use crate::outbox::{Answer, Overflow};
+use crate::outbox::{Answer, ConnectionsPart, Overflow};
 use crate::sessions::{Acknowledgement, Asker};
 use crate::target::Target;
 
@@ -70,6 +72,43 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         let Some(to) = self.control.channels.get_mut(usize::from(channel)) else { return };
         let answered = to.outbox.answer(answer);
         self.check_room(channel, answered);
+    }
+
+    /// Answers a question for counters: the counters, then the connections of all data sessions, in
+    /// as many parts as it takes.
+    pub(crate) fn answer_stats(&mut self, channel: u16, tag: u64) {
+        let Some(to) = self.control.channels.get(usize::from(channel)) else { return };
+        let mut parts = Vec::new();
+        if to.outbox.has_room_for_connections() {
+            let mut tail = StatsTail::new();
+            for (id, connection) in self.sessions.connected() {
+                let scheme = self.engine.fabric.scheme(connection);
+                let peer = self.engine.fabric.peer(connection);
+                let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+                let push = |tail: &mut StatsTail| {
+                    tail.push_connection(connection_kind::DATA_SESSION, id, scheme, &peer)
+                };
+                if push(&mut tail).is_err() {
+                    parts.push(std::mem::take(&mut tail));
+                    // One fits an empty tail.
+                    let _fits = push(&mut tail);
+                }
+            }
+            if tail.connections() > 0 {
+                parts.push(tail);
+            }
+        }
+        self.answer(channel, Answer::Stats { tag, more: !parts.is_empty() });
+        let last = parts.len().saturating_sub(1);
+        for (index, part) in parts.into_iter().enumerate() {
+            let part = ConnectionsPart {
+                tag,
+                count: part.connections(),
+                tail: part.bytes().to_vec(),
+                more: index != last,
+            };
+            self.answer(channel, Answer::Connections(Box::new(part)));
+        }
     }
 
     fn check_room(&mut self, channel: u16, queued: Result<(), Overflow>) {

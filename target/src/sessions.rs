@@ -247,6 +247,12 @@ impl Sessions {
         }
     }
 
+    /// Sessions that have a connection, by the host's number.
+    pub(crate) fn connected(&self) -> impl Iterator<Item = (u64, ConnectionId)> {
+        let places = self.by_id.values().filter_map(|index| self.table.get(*index));
+        places.filter_map(|session| Some((session.id, session.connection()?)))
+    }
+
     /// The connection of a session.
     pub(crate) fn connection(&self, index: u32) -> Option<ConnectionId> {
         self.table.get(index)?.connection()

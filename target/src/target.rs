@@ -13,7 +13,7 @@ use gannet_disk::{BLOCK_BYTES, Completion, Disk};
 use gannet_fabric::{Address, Events, Fabric, FabricError};
 use gannet_proto::Status;
 use gannet_proto::control::StoreInfo;
-use gannet_proto::limits::STORES_PER_TARGET_MAX;
+use gannet_proto::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, STORES_PER_TARGET_MAX};
 use gannet_runtime::poller::{Now, Poller};
 use gannet_runtime::time::Time;
 
@@ -43,6 +43,17 @@ pub enum TargetError {
         address: Address,
         /// The fabric's answer.
         source: FabricError,
+    },
+    /// There is no address for hosts, or there are more or longer ones than the protocol carries.
+    #[error(
+        "a data server listens at 1 to {ADDRESSES_MAX} addresses of up to {ADDRESS_BYTES_MAX} bytes, \
+         and {count} are given, the longest of {longest_bytes} bytes"
+    )]
+    Addresses {
+        /// Number of addresses.
+        count: usize,
+        /// Length of the longest.
+        longest_bytes: usize,
     },
     /// There is no store, or there are more than the protocol can name.
     #[error("a data server has 1 to {STORES_PER_TARGET_MAX} stores, and {0} are given")]
@@ -116,8 +127,11 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         let usable = usable
             .map(|(index, store)| runtime_store(&disk, store, index))
             .collect::<Result<Vec<Store>, TargetError>>()?;
-        if let Err(source) = fabric.listen(&config.listen) {
-            return Err(TargetError::Listen { address: config.listen, source });
+        check_addresses(&config.listen)?;
+        for address in &config.listen {
+            fabric
+                .listen(address)
+                .map_err(|source| TargetError::Listen { address: address.clone(), source })?;
         }
         let limits = config.limits;
         let sessions_max = limits.sessions_max.max(1);
@@ -295,6 +309,17 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         collect(&mut self.grants, &mut idle);
         self.finish_all(idle);
     }
+}
+
+/// Refuses addresses that a hello could not carry.
+fn check_addresses(addresses: &[Address]) -> Result<(), TargetError> {
+    let count = addresses.len();
+    let lengths = addresses.iter().map(|address| address.to_string().len());
+    let longest_bytes = lengths.max().unwrap_or(0);
+    if count == 0 || count > ADDRESSES_MAX || longest_bytes > ADDRESS_BYTES_MAX {
+        return Err(TargetError::Addresses { count, longest_bytes });
+    }
+    Ok(())
 }
 
 impl<F: Fabric, D: Disk> Poller for Target<F, D> {

@@ -8,11 +8,15 @@ use std::time::Duration;
 use gannet_disk::Disk;
 use gannet_fabric::DisconnectReason;
 use gannet_proto::Status;
-use gannet_proto::control::{Grant, grant_operation};
+use gannet_proto::control::{Grant, TargetStats, TargetStatsReply, grant_operation};
 use gannet_proto::data::Arrival;
 use gannet_proto::handshake::Refusal;
+use gannet_proto::operations::connection_kind;
+use gannet_proto::packet::{Frames, Message};
+use gannet_proto::stats::{StatsEntry, read_stats};
 use gannet_runtime::poller::{Now, Poller};
 use gannet_runtime::time::WallTime;
+use gannet_target::Stats;
 use support::fabric::Post;
 use support::script::{
     Heard, Script, TERM, TICKET, Told, config, data_hello_packet, fill, notice, packet,
@@ -29,6 +33,88 @@ fn posts(script: &Script) -> Vec<Post> {
     let mut posts = std::mem::take(&mut script.fabric.0.borrow_mut().posts);
     posts.retain(|post| !matches!(post, Post::Send(_)));
     posts
+}
+
+/// Asks for counters; returns those named and the connections, from all parts of the answer.
+fn ask_for_counters(script: &mut Script, parts: &mut usize) -> (usize, Vec<(u64, String, String)>) {
+    script.fabric.take_sent(script.meta);
+    script.tell(&TargetStats { tag: U64::new(77) }, &[]);
+    script.settle();
+    let (mut counters, mut connections, mut is_whole) = (0, Vec::new(), false);
+    for packet in script.fabric.take_sent(script.meta) {
+        for frame in Frames::new(&packet) {
+            let frame = frame.unwrap();
+            if frame.kind != TargetStatsReply::KIND {
+                continue;
+            }
+            let (reply, tail) = frame.read::<TargetStatsReply>().unwrap();
+            assert!(!is_whole && reply.tag.get() == 77);
+            is_whole = reply.more.get() == 0;
+            *parts += 1;
+            let (count, others) = (reply.count.get(), reply.connections.get());
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            read_stats::<TargetStatsReply>(tail, count, others, |entry| match entry {
+                StatsEntry::Counter { .. } => counters += 1,
+                StatsEntry::Connection { kind, id, fabric, peer } => {
+                    assert_eq!(kind, connection_kind::DATA_SESSION);
+                    connections.push((id, text(fabric), text(peer)));
+                }
+            })
+            .unwrap();
+        }
+    }
+    assert!(is_whole, "an answer without end");
+    connections.sort_unstable();
+    (counters, connections)
+}
+
+#[test]
+fn an_answer_about_counters_names_the_fabric_of_every_data_session() {
+    let mut script = Script::new(true, true);
+    let mut parts = 0;
+    assert_eq!(ask_for_counters(&mut script, &mut parts), (Stats::COUNT, vec![]));
+    assert_eq!(parts, 1);
+    let hosts: Vec<_> = (0..400).map(|index| script.host(1000 + index, 1, 4096)).collect();
+    parts = 0;
+    let (counters, connections) = ask_for_counters(&mut script, &mut parts);
+    assert_eq!(counters, Stats::COUNT);
+    let expected = (1000..1400).map(|id| (id, "fake".to_owned(), "peer".to_owned()));
+    assert!(connections.into_iter().eq(expected));
+    assert!(parts > 2, "they do not fit one packet: {parts}");
+    // Only sessions that are connected have a fabric.
+    script.fabric.break_connection(hosts[0].connection, DisconnectReason::PeerLost);
+    script.settle();
+    assert_eq!(ask_for_counters(&mut script, &mut parts).1.len(), 399);
+}
+
+#[test]
+fn who_asks_for_counters_without_taking_the_answers_is_answered_without_connections() {
+    let mut script = Script::new(true, true);
+    for index in 0..400 {
+        script.host(1000 + index, 1, 4096);
+    }
+    script.fabric.take_sent(script.meta);
+    script.fabric.set_credits(script.meta, Some(0));
+    for tag in 0..100 {
+        script.tell(&TargetStats { tag: U64::new(tag) }, &[]);
+    }
+    script.poll();
+    script.fabric.set_credits(script.meta, None);
+    script.advance(config().timing.resend_delay);
+    script.settle();
+    let (mut whole, mut with_connections) = (0, 0);
+    for packet in script.fabric.take_sent(script.meta) {
+        for frame in Frames::new(&packet) {
+            let frame = frame.unwrap();
+            if frame.kind == TargetStatsReply::KIND {
+                let (reply, _) = frame.read::<TargetStatsReply>().unwrap();
+                whole += usize::from(reply.more.get() == 0);
+                with_connections += usize::from(reply.connections.get() > 0);
+            }
+        }
+    }
+    assert_eq!(whole, 100, "every question has its answer");
+    assert!((2..=40).contains(&with_connections), "{with_connections}");
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Peers {
         let fabric = || ShmFabric::new(ShmOptions::default()).unwrap();
         let mut meta = fabric();
         meta.listen(&metadata_server).unwrap();
-        let config = TargetConfig::new(NAMES.target, 1, listen, metadata_server);
+        let config = TargetConfig::new(NAMES.target, 1, vec![listen], metadata_server);
         let target = Target::new(config, fabric(), disk, vec![store]).unwrap();
         Peers {
             target,

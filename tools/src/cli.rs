@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use gannet_client::Protection;
+use gannet_client::{Fabrics, Protection};
 use gannet_fabric::Address;
 use gannet_proto::limits::REACTORS_MAX;
 use gannet_runtime::idle::IdlePolicy;
@@ -96,11 +96,13 @@ Examples:
   gannet dev --dir /tmp/gannet --targets 4 --store-size 20G --cores 0,1
   gannet dev --dir /dev/shm/gannet --store-size ram:512M --log-in-ram --idle spin
   gannet dev --dir /tmp/gannet --listen rdma://192.168.1.10:7470 --trusted-hosts 192.168.1.0/24
+  gannet dev --dir /tmp/gannet --listen shm:///tmp/gannet/meta.sock \\
+             --listen tcp://192.168.1.10:7470 --trusted-hosts 192.168.1.0/24
 
 What does not exist in the directory is formatted first, and said so; what exists is used as it
 is. When everything serves, one line is printed:
   ready: GANNET_SERVER=shm:///tmp/gannet/meta.sock
-SIGTERM or Ctrl-C ends it in order.";
+With several --listen it names the first of them. SIGTERM or Ctrl-C ends it in order.";
 
 /// `gannet dev`.
 #[derive(Debug, Args)]
@@ -131,12 +133,14 @@ pub(crate) struct DevArguments {
     /// Keep the metadata log in memory: nothing survives the end of the process.
     #[arg(long)]
     pub(crate) log_in_ram: bool,
-    /// Serve over RDMA from this address on: the metadata server's reactors take this port and
-    /// those after it, then the data servers [default: sockets in the directory].
-    #[arg(long, value_name = "rdma://IP:PORT", value_parser = parse_rdma_address)]
-    pub(crate) listen: Option<Address>,
-    /// With --listen: machines that may connect besides this one, as in
-    /// "192.168.1.0/24,192.168.2.7".
+    /// Listen here instead of at sockets in the directory; may be repeated, up to 8 times, with
+    /// addresses of shm://, rdma:// and tcp://. The metadata server's reactors take this port and
+    /// those after it, then the data servers; with shm://, sockets beside this one. The servers
+    /// reach each other through shm:// if it is among them, else through the first address.
+    #[arg(long, value_name = "URI", value_parser = parse_server)]
+    pub(crate) listen: Vec<Address>,
+    /// With --listen at addresses of rdma:// or tcp://: machines that may connect besides this one,
+    /// as in "192.168.1.0/24,192.168.2.7".
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "listen")]
     #[arg(value_parser = parse_network)]
     pub(crate) trusted_hosts: Vec<IpNet>,
@@ -152,8 +156,9 @@ A configuration, with everything but the defaults:
   reactors = 2                              default 1; fixed by format
   cores = [0, 1]                            default: left to the scheduler
   idle = \"adaptive\"                         or \"spin\"
-Over RDMA:
-  listen = \"rdma://192.168.1.10:7470\"       reactor 1 takes port 7471, and so on
+For other machines too, over any network; over RDMA it is rdma://192.168.1.10:7470:
+  listen = [\"shm:///run/gannet/meta.sock\", \"tcp://192.168.1.10:7470\"]
+                                            reactor 1 takes port 7471, and so on
   trusted_hosts = [\"192.168.1.0/24\"]        who may connect besides this machine
 All keys: docs/operations.md
 
@@ -169,8 +174,10 @@ A configuration, with everything but the defaults:
   path = \"/var/lib/gannet/store-0\"
   kind = \"directory\"                        or \"device\", \"ram\"
   size = \"10G\"                              not for a device
-Over RDMA both addresses are as in rdma://192.168.1.10:7480, and trusted_hosts = [\"192.168.1.0/24\"]
-says who may connect besides this machine.
+For other machines too, over any network; over RDMA it is rdma://192.168.1.11:7480:
+  listen = [\"shm:///run/gannet/target-0.sock\", \"tcp://192.168.1.11:7480\"]
+  metaserver = \"tcp://192.168.1.10:7470\"
+  trusted_hosts = [\"192.168.1.0/24\"]        who may connect besides this machine
 All keys: docs/operations.md
 
 Examples:
@@ -241,7 +248,7 @@ works and could be better; problem, for what keeps Gannet from working. Nothing 
 no root is needed.
 
 Examples:
-  gannet doctor                  can Gannet run here?
+  gannet doctor                  can Gannet run here, over shm:// and tcp:// addresses?
   gannet doctor --rdma           and over rdma:// addresses?
 
 Exit codes: 0 no problem was found, 1 there is one.";
@@ -249,10 +256,14 @@ Exit codes: 0 no problem was found, 1 there is one.";
 /// Where the file system is.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArguments {
-    /// Address of the metadata server, as in shm:///run/gannet/meta.sock or
+    /// Address of the metadata server, as in shm:///run/gannet/meta.sock, tcp://192.168.1.10:7470 or
     /// rdma://192.168.1.10:7470.
     #[arg(long, value_name = "URI", env = "GANNET_SERVER", value_parser = parse_server)]
     pub(crate) server: Address,
+    /// Use addresses of these fabrics only, of those that servers listen at, as in "tcp" or
+    /// "rdma,tcp" [default: the quickest that this machine has, in the order shm, rdma, tcp].
+    #[arg(long = "fabric", value_name = "LIST", env = "GANNET_FABRICS")]
+    pub(crate) fabrics: Option<Fabrics>,
     /// How long to look for a server that does not answer.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     #[arg(allow_hyphen_values = true)]
@@ -263,7 +274,7 @@ pub(crate) struct ServerArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ProtectionArguments {
     /// What data servers may reach of this process's memory: all of its buffers ("region"), or
-    /// what a request needs as long as it runs ("window"; over rdma:// only).
+    /// what a request needs as long as it runs ("window"; over rdma:// and tcp:// only).
     #[arg(long, value_name = "HOW", env = "GANNET_PROTECTION", default_value = "region")]
     pub(crate) protection: Protection,
 }
@@ -491,15 +502,6 @@ pub(crate) fn parse_server(text: &str) -> Result<Address, String> {
     let address = text.parse::<Address>().map_err(|error| error.to_string())?;
     check_listen(&address).map_err(|error| error.to_string())?;
     Ok(address)
-}
-
-fn parse_rdma_address(text: &str) -> Result<Address, String> {
-    match parse_server(text)? {
-        Address::Shm(_) => {
-            Err("sockets are made in --dir: leave --listen out to use them".to_owned())
-        }
-        address => Ok(address),
-    }
 }
 
 fn parse_cores(text: &str) -> Result<Cores, String> {

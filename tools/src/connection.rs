@@ -3,15 +3,16 @@
 //! Belongs to the main thread, which waits for completions by polling for a moment and then sleeping
 //! until a server signals.
 
+use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use gannet_client::{
-    Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Protection, Refused,
+    Client, ClientOptions, Completion, ErrorKind, Fabrics, Operation, Outcome, Protection, Refused,
     RequestError, RequestId,
 };
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
-use gannet_fabric::{DisconnectReason, Fabric};
+use gannet_fabric::{Address, DisconnectReason};
 use gannet_proto::operations::{Attributes, file_type};
 use gannet_proto::{Handle, Inode, Status};
 use gannet_runtime::time::Time;
@@ -65,16 +66,15 @@ impl Connection {
         protection: Protection,
         requests_max: usize,
     ) -> Result<Connection, Failure> {
-        let fabric = open_fabric(FabricOptions::for_address(&server.server), &server.server)?;
-        if protection == Protection::Window && !fabric.capabilities().memory_windows {
-            let what = ErrorKind::NoWindows;
-            return Err(Failure::usage(format!("--protection (or GANNET_PROTECTION): {what}")));
-        }
+        let fabrics = fabrics(&server.server, server.fabrics, protection)?;
+        let fabric = open_fabric(FabricOptions::default(), &server.server)?;
+        check_name(&server.server)?;
         let mut options =
             ClientOptions::random(server.server.clone()).map_err(Failure::operation)?;
         options.requests_max = requests_max;
         options.reconnect_timeout = server.patience;
         options.protection = protection;
+        options.fabrics = fabrics;
         let client = Client::new(options, fabric);
         Ok(Connection { client, regions: RegionIds::new(), completions: Vec::new() })
     }
@@ -218,6 +218,48 @@ impl Connection {
     }
 }
 
+/// Refuses a name that stands for no address: to look for it again and again would not help.
+fn check_name(server: &Address) -> Result<(), Failure> {
+    let Address::Tcp { host, port } = server else { return Ok(()) };
+    let reason = match (host.as_str(), *port).to_socket_addrs().map(|mut found| found.next()) {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => "the name has no address".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(Failure::operation(format!(
+        "{server}: {reason} (correct the name, or write an IP address)"
+    )))
+}
+
+/// Which fabrics to use for a server: those that were asked for, and of these the ones that can guard
+/// memory as it shall be.
+///
+/// # Errors
+/// When the server's own address is of another one.
+pub(crate) fn fabrics(
+    server: &Address,
+    asked: Option<Fabrics>,
+    protection: Protection,
+) -> Result<Fabrics, Failure> {
+    let mut fabrics = asked.unwrap_or_default();
+    if !fabrics.allow(server) {
+        return Err(Failure::usage(format!(
+            "--fabric (or GANNET_FABRICS) is {fabrics}, and --server (or GANNET_SERVER) is {server}: \
+             name an address of the metadata server of one of these, or {}:// too",
+            server.scheme()
+        )));
+    }
+    if protection == Protection::Window {
+        // Shared memory has none, so that data goes another way.
+        fabrics.shm = false;
+        if !fabrics.allow(server) {
+            let what = ErrorKind::NoWindows;
+            return Err(Failure::usage(format!("--protection (or GANNET_PROTECTION): {what}")));
+        }
+    }
+    Ok(fabrics)
+}
+
 fn waiting(error: std::io::Error) -> Failure {
     Failure::operation(format!("waiting for the servers: {error}"))
 }
@@ -258,7 +300,12 @@ impl CallError {
 pub(crate) fn explain(error: &RequestError) -> String {
     let remedy = match &error.kind {
         ErrorKind::MetaserverLost { reason: Some(DisconnectReason::NotTrusted), .. } => {
-            " (do trusted_hosts, or trusted_uids, of the server name this machine, or user?)"
+            " (do trusted_hosts, or trusted_uids, of the server name this machine, or user? Over \
+             tcp:// a warning tells the address that the server saw)"
+        }
+        ErrorKind::MetaserverLost { reason: Some(DisconnectReason::Protocol), .. } => {
+            " (does something else listen at that address, or another version of Gannet? See \
+             --server or GANNET_SERVER, and the warnings)"
         }
         ErrorKind::MetaserverLost { .. } => {
             " (is the metadata server running, and is --server or GANNET_SERVER its address?)"

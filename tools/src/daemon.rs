@@ -10,8 +10,9 @@ use gannet_target::{StoreError, format_store};
 
 use crate::cli::{DaemonArguments, MetaserverAction, RunArguments, TargetAction, TargetArguments};
 use crate::config::{MetaServerSettings, TargetSettings};
+use crate::fabric::{check_fabrics, check_ports, warn_of_strangers};
 use crate::failure::Failure;
-use crate::process::{Process, announce};
+use crate::process::{Process, ready};
 use crate::roles::{LogPlace, MetaServerPlan, RolePlan, TargetPlan, check_formatted, spec};
 use crate::units::format_size;
 
@@ -54,6 +55,10 @@ fn run_metaserver(run: &RunArguments) -> Result<(), Failure> {
     let settings = MetaServerSettings::read(config)?;
     let format_command = format!("gannet metaserver format --config {}", config.display());
     check_formatted(&settings.directory, settings.reactors(), &format_command)?;
+    let first = &settings.addresses[0];
+    check_fabrics(&settings.fabric, first)?;
+    warn_of_strangers(first, &settings.fabric.tcp.trusted_hosts, "trusted_hosts");
+    check_ports(settings.addresses.iter().flatten())?;
     let mut process = Process::new()?;
     for (reactor, plan) in plans(&settings)?.into_iter().enumerate() {
         let options = ReactorOptions {
@@ -64,8 +69,7 @@ fn run_metaserver(run: &RunArguments) -> Result<(), Failure> {
         };
         process.start(options, vec![plan])?;
     }
-    let line = format!("ready: GANNET_SERVER={}", settings.addresses[0]);
-    process.run(|| announce(&line, run.ready_file.as_deref()))
+    process.run(|| ready("GANNET_SERVER=", &settings.addresses[0], run.ready_file.as_deref()))
 }
 
 /// The reactors of a metadata server whose logs are in files.
@@ -123,7 +127,11 @@ fn format_target(config: &Path, force: bool) -> Result<(), Failure> {
 fn run_target(run: &RunArguments) -> Result<(), Failure> {
     let config = config_of(run)?;
     let settings = TargetSettings::read(config)?;
-    let line = format!("ready: data server at {}", settings.listen);
+    check_fabrics(&settings.fabric, &settings.listen)?;
+    check_fabrics(&settings.fabric, std::slice::from_ref(&settings.metaserver))?;
+    warn_of_strangers(&settings.listen, &settings.fabric.tcp.trusted_hosts, "trusted_hosts");
+    check_ports(&settings.listen)?;
+    let listen = settings.listen.clone();
     let options = ReactorOptions {
         core: settings.core,
         idle: settings.idle,
@@ -131,13 +139,13 @@ fn run_target(run: &RunArguments) -> Result<(), Failure> {
         ..ReactorOptions::new("target")
     };
     let plan = TargetPlan {
-        name: format!("data server at {}", settings.listen),
+        name: format!("data server at {}", listen[0]),
         settings,
         format_command: format!("gannet target format --config {}", config.display()),
     };
     let mut process = Process::new()?;
     process.start(options, vec![RolePlan::Target(Box::new(plan))])?;
-    process.run(|| announce(&line, run.ready_file.as_deref()))
+    process.run(|| ready("data server at ", &listen, run.ready_file.as_deref()))
 }
 
 /// 16 random bytes that name something for good.

@@ -7,29 +7,28 @@
 //! DIR/target-0.sock ...        where hosts find the data servers
 //! ```
 //!
-//! The roles still speak the protocol with each other, through shared memory, exactly as they do
-//! between processes. With `--listen rdma://...` they do so through an RDMA device, and hosts on
-//! other machines can take part.
+//! The roles still speak the protocol with each other exactly as they do between processes: through
+//! shared memory, or through the fabric of the first address if `--listen` names none of `shm://`.
+//! Hosts on other machines take part where it names addresses that they can reach.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gannet_fabric::Address;
 use gannet_fabric::any::FabricOptions;
-use gannet_fabric::verbs::VerbsOptions;
 use gannet_metaserver::peers::link;
 use gannet_metaserver::{MetaServerConfig, format as log_format};
 use gannet_runtime::reactor::{ReactorOptions, STOP_GRACE_DEFAULT};
 use gannet_target::store::{StoreNames, store_exists};
 use gannet_target::{StoreKind, StoreSpec, format_store};
 
-use crate::addresses::{ListenError, port_further, reactor_address};
+use crate::addresses::{Group, GroupAddresses};
 use crate::cli::{DEV_TARGETS_MAX, DevArguments, StoreSize};
 use crate::config::{StorePlace, StoreSettings, TargetSettings};
 use crate::daemon::{random_seed, random_uuid};
-use crate::fabric::open_fabric;
+use crate::fabric::{check_fabrics, check_ports, warn_of_strangers};
 use crate::failure::Failure;
-use crate::process::{Process, announce};
+use crate::process::{Process, ready};
 use crate::roles::{LogPlace, MetaServerPlan, RolePlan, TargetPlan, spec};
 use crate::units::format_size;
 
@@ -42,9 +41,11 @@ pub(crate) fn run(arguments: &DevArguments) -> Result<(), Failure> {
     let reactors = reactors(&directory, arguments)?;
     let targets = targets(&directory, arguments)?;
     let addresses = Addresses::choose(&directory, arguments, reactors, targets)?;
-    let listen = addresses.metaserver[0].clone();
     // So that nothing is formatted where nothing can be served.
-    drop(open_fabric(addresses.fabric.clone(), &listen)?);
+    check_fabrics(&addresses.fabric, &addresses.servers.reactors[0])?;
+    let servers = &addresses.servers;
+    warn_of_strangers(&servers.reactors[0], &arguments.trusted_hosts, "--trusted-hosts");
+    check_ports(servers.reactors.iter().chain(&servers.targets).flatten())?;
     format_log(&directory, arguments, reactors)?;
     let mut roles = metaserver_plans(&directory, arguments, &addresses)?;
     for index in 0..targets {
@@ -61,8 +62,8 @@ pub(crate) fn run(arguments: &DevArguments) -> Result<(), Failure> {
         };
         process.start(options, roles)?;
     }
-    let line = format!("ready: GANNET_SERVER={listen}");
-    process.run(|| announce(&line, arguments.ready_file.as_deref()))
+    let listen = &addresses.servers.reactors[0];
+    process.run(|| ready("GANNET_SERVER=", listen, arguments.ready_file.as_deref()))
 }
 
 /// Makes the directory and returns its absolute path.
@@ -126,50 +127,45 @@ fn targets(directory: &Path, arguments: &DevArguments) -> Result<u32, Failure> {
 
 /// Where the roles listen, and who may connect.
 struct Addresses {
-    /// One per reactor of the metadata server.
-    metaserver: Vec<Address>,
-    /// One per data server.
-    targets: Vec<Address>,
+    servers: GroupAddresses,
+    /// Where the data servers find reactor 0 of the metadata server.
+    metaserver: Address,
     fabric: FabricOptions,
 }
 
 impl Addresses {
-    /// Sockets in the directory; with `--listen`, the ports from there on, the metadata server's
-    /// reactors first.
+    /// What `--listen` names, else sockets in the directory.
     fn choose(
         directory: &Path,
         arguments: &DevArguments,
         reactors: usize,
         targets: u32,
     ) -> Result<Addresses, Failure> {
-        let first = match &arguments.listen {
-            Some(first) => first.clone(),
-            None => Address::shm(directory.join("meta.sock")).map_err(Failure::usage)?,
-        };
-        let metaserver = (0..reactors).map(|reactor| reactor_address(&first, reactor));
-        let targets = (0..targets).map(|index| match &first {
-            Address::Shm(_) => Ok(Address::shm(directory.join(format!("target-{index}.sock")))?),
-            Address::Rdma { .. } => {
-                let what = || format!("data server {index}");
-                port_further(&first, reactors + index as usize, what)
+        let group = Group { reactors, targets: targets as usize };
+        let servers = match arguments.listen.as_slice() {
+            [] => {
+                let socket = Address::shm(directory.join("meta.sock")).map_err(Failure::usage)?;
+                group.addresses(&[socket]).map_err(Failure::usage)?
             }
-        });
-        let refuse = |error: ListenError| match arguments.listen {
-            Some(_) => Failure::usage(format!("--listen: {error}")),
-            None => Failure::usage(error),
+            listen => group
+                .addresses(listen)
+                .map_err(|error| Failure::usage(format!("--listen: {error}")))?,
         };
-        let fabric = match FabricOptions::for_address(&first) {
-            FabricOptions::Verbs(verbs) => FabricOptions::Verbs(VerbsOptions {
-                trusted_hosts: arguments.trusted_hosts.clone(),
-                ..verbs
-            }),
-            shm => shm,
-        };
-        Ok(Addresses {
-            metaserver: metaserver.collect::<Result<_, _>>().map_err(refuse)?,
-            targets: targets.collect::<Result<_, _>>().map_err(refuse)?,
-            fabric,
-        })
+        let trusts = !arguments.trusted_hosts.is_empty();
+        let first = &servers.reactors[0];
+        if trusts && first.iter().all(|address| matches!(address, Address::Shm(_))) {
+            return Err(Failure::usage(
+                "--trusted-hosts: other machines reach no address of --listen: leave it out, or \
+                 listen at one of tcp:// or rdma:// too",
+            ));
+        }
+        let mut fabric = FabricOptions::default();
+        fabric.verbs.trusted_hosts.clone_from(&arguments.trusted_hosts);
+        fabric.tcp.trusted_hosts.clone_from(&arguments.trusted_hosts);
+        // Within this process nothing is quicker than shared memory.
+        let shm = first.iter().find(|address| matches!(address, Address::Shm(_)));
+        let metaserver = shm.unwrap_or(&first[0]).clone();
+        Ok(Addresses { servers, metaserver, fabric })
     }
 }
 
@@ -178,7 +174,7 @@ fn metaserver_plans(
     arguments: &DevArguments,
     addresses: &Addresses,
 ) -> Result<Vec<RolePlan>, Failure> {
-    let reactors = addresses.metaserver.len();
+    let reactors = addresses.servers.reactors.len();
     let file_system_uuid = random_uuid()?;
     let links = link(reactors).map_err(Failure::operation)?;
     let mut plans = Vec::with_capacity(reactors);
@@ -189,7 +185,7 @@ fn metaserver_plans(
             let path = log_format::log_path(&directory.join("meta"), reactor);
             LogPlace::File { path, lock_wait: LOCK_WAIT }
         };
-        let listen = addresses.metaserver.clone();
+        let listen = addresses.servers.reactors.clone();
         plans.push(RolePlan::MetaServer(Box::new(MetaServerPlan {
             config: MetaServerConfig::new(reactor as u16, listen, random_seed()?),
             log,
@@ -213,8 +209,8 @@ fn target_plan(
         format_new(&store_spec)?;
     }
     let settings = TargetSettings {
-        listen: addresses.targets[index as usize].clone(),
-        metaserver: addresses.metaserver[0].clone(),
+        listen: addresses.servers.targets[index as usize].clone(),
+        metaserver: addresses.metaserver.clone(),
         core: None,
         idle: arguments.idle,
         handshake_timeout: Duration::from_secs(5),

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use gannet_client::Protection;
+use gannet_client::{Fabrics, Protection};
 use gannet_fabric::Address;
 use gannet_perf::{
-    EmbeddedOptions, LogPlace, PerfError, PerfOptions, Progress, Server, StorePlace, WorkloadKind,
+    EmbeddedFabric, EmbeddedOptions, LogPlace, PerfError, PerfOptions, Progress, Server,
+    StorePlace, WorkloadKind,
 };
 use gannet_runtime::idle::IdlePolicy;
 
 use crate::cli::parse_server;
+use crate::connection::fabrics;
 use crate::failure::Failure;
 use crate::units::{parse_duration, parse_size};
 
@@ -23,12 +25,14 @@ const HELP: &str = "\
 Each workload runs on a new file, at each depth in turn: as many requests outstanding, the next
 submitted as one ends. One row tells the rate, the bandwidth and the latency's percentiles, and
 beside them what share of the machine's own limits that is: of what one core can copy, and, at depth
-1, of the time that one round trip between two cores and one copy take. Client and server need a
-core each.
+1, of the time that one round trip between two cores and one copy take; over TCP, also of what a
+plain service of requests and answers reaches, and the median in polled round trips. Client and
+server need a core each.
 
 Examples:
   gannet perf --embedded                                 a server in memory, for this run only
   gannet perf --embedded --store /data:4G --metadata-log /data
+  gannet perf --embedded --fabric tcp                    the same over TCP on loopback
   gannet perf --server shm:///tmp/gannet/meta.sock --file /perf.dat --size 1G
   gannet perf --embedded --workload randread --depth 1,32,128 --time 10s --json
   gannet perf --embedded --verify --time 1s              also check every word";
@@ -50,6 +54,10 @@ pub(crate) struct PerfArguments {
     /// Embedded: the metadata log, "ram" or a directory [default: ram].
     #[arg(long, value_name = "PLACE", value_parser = parse_log)]
     metadata_log: Option<LogPlace>,
+    /// Use addresses of these fabrics only, as in "tcp" or "rdma,tcp"; embedded: the first of "shm"
+    /// and, over loopback, "tcp" that is named [default: the quickest that there is].
+    #[arg(long = "fabric", value_name = "LIST", env = "GANNET_FABRICS")]
+    fabrics: Option<Fabrics>,
     /// Core of the measuring thread, a number or "any".
     #[arg(long, value_name = "CORE", default_value = "1", value_parser = parse_core)]
     core: Core,
@@ -149,6 +157,9 @@ fn describe(step: &Progress) -> String {
 
 fn options(arguments: &PerfArguments) -> Result<PerfOptions, Failure> {
     let mut options = PerfOptions::new(server(arguments)?);
+    if let Server::Running(address) = &options.server {
+        options.fabrics = fabrics(address, arguments.fabrics, arguments.protection)?;
+    }
     options.core = arguments.core.0;
     options.server_core = arguments.server_core.0;
     options.file.clone_from(&arguments.file);
@@ -175,6 +186,7 @@ fn server(arguments: &PerfArguments) -> Result<Server, Failure> {
         return Ok(Server::Embedded(EmbeddedOptions {
             store: arguments.store.clone().unwrap_or(defaults.store),
             log: arguments.metadata_log.clone().unwrap_or(defaults.log),
+            fabric: embedded_fabric(arguments.fabrics.unwrap_or_default())?,
         }));
     }
     let places = [
@@ -182,7 +194,7 @@ fn server(arguments: &PerfArguments) -> Result<Server, Failure> {
         ("--metadata-log", arguments.metadata_log.is_some()),
     ];
     if let Some((argument, _)) = places.iter().find(|(_, given)| *given) {
-        let reason = "says where an embedded server keeps things: give --embedded too, or leave it";
+        let reason = "is about an embedded server: give --embedded too, or leave it";
         return Err(Failure::usage(format!("{argument} {reason}")));
     }
     if let Some(address) = &arguments.server {
@@ -196,6 +208,17 @@ fn server(arguments: &PerfArguments) -> Result<Server, Failure> {
     let address = parse_server(&text);
     let address = address.map_err(|error| Failure::usage(format!("{SERVER_VARIABLE}: {error}")))?;
     Ok(Server::Running(address))
+}
+
+/// How the client of an embedded server reaches it.
+fn embedded_fabric(fabrics: Fabrics) -> Result<EmbeddedFabric, Failure> {
+    match fabrics {
+        Fabrics { shm: true, .. } => Ok(EmbeddedFabric::Shm),
+        Fabrics { tcp: true, .. } => Ok(EmbeddedFabric::Tcp),
+        _ => Err(Failure::usage(format!(
+            "--fabric (or GANNET_FABRICS) is {fabrics}: an embedded server is reached over shm or tcp"
+        ))),
+    }
 }
 
 fn parse_core(text: &str) -> Result<Core, String> {
@@ -279,14 +302,17 @@ mod tests {
         expected.ceilings = false;
         expected.seed = 9;
         assert_eq!(format!("{parsed:?}"), format!("{expected:?}"));
-        let parsed = options(&parse(&words.replace("region", "window")).unwrap()).unwrap();
+        let words = words.replace("region", "window").replace("shm:///run/meta.sock", "tcp://h:1");
+        let parsed = options(&parse(&format!("{words} --fabric shm,tcp")).unwrap()).unwrap();
         assert_eq!(parsed.protection, Protection::Window);
+        assert_eq!(parsed.fabrics.to_string(), "tcp", "shared memory has no windows");
 
-        let words = "--embedded --store /data:4G --metadata-log /logs";
+        let words = "--embedded --store /data:4G --metadata-log /logs --fabric tcp";
         let parsed = options(&parse(words).unwrap()).unwrap();
         let store = StorePlace::File { directory: "/data".into(), size_bytes: 4 << 30 };
         let log = LogPlace::Directory("/logs".into());
-        assert_eq!(parsed.server, Server::Embedded(EmbeddedOptions { store, log }));
+        let fabric = EmbeddedFabric::Tcp;
+        assert_eq!(parsed.server, Server::Embedded(EmbeddedOptions { store, log, fabric }));
     }
 
     #[test]
@@ -296,6 +322,8 @@ mod tests {
             ("--embedded --store ram", "\"ram\""),
             ("--embedded --store :1G", "\":1G\""),
             ("--embedded --store ram:x", "\"x\""),
+            ("--embedded --fabric udp", "\"udp\""),
+            ("--embedded --fabric tcp,tcp", "twice"),
             ("--embedded --workload scan", "\"scan\""),
             ("--embedded --depth many", "many"),
             ("--embedded --size big", "\"big\""),
@@ -308,6 +336,15 @@ mod tests {
         ] {
             let message = parse(words).unwrap_err();
             assert!(message.contains(wrong), "{words}: {message}");
+        }
+        for (words, wrong) in [
+            ("--embedded --fabric rdma", "shm or tcp"),
+            ("--server shm:///meta.sock --fabric tcp", "shm:///meta.sock"),
+            ("--server shm:///meta.sock --protection window", "memory windows"),
+        ] {
+            let failure = options(&parse(words).unwrap()).unwrap_err();
+            assert_eq!(failure.exit.code(), 2);
+            assert!(failure.message.contains(wrong), "{words}: {failure}");
         }
         for words in ["--store ram:1G", "--metadata-log ram"] {
             let words = format!("--server shm:///meta.sock {words}");

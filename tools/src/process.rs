@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use gannet_fabric::Address;
 use gannet_runtime::reactor::{NamedPollers, ReactorOptions};
 use gannet_runtime::spawn::{ReactorHandle, SpawnError, spawn};
 use gannet_runtime::stats::ReactorStats;
@@ -152,11 +153,26 @@ fn wait_readable(descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
     }
 }
 
-/// Prints the ready line, and writes it to `file` in one step: whoever sees the file sees all of it.
+/// Tells that the server at these addresses is ready: one line with the first one, after `what`, and
+/// before it one line for each of the others.
 ///
 /// # Errors
 /// What writing the file returns.
-pub(crate) fn announce(line: &str, file: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn ready(what: &str, listen: &[Address], file: Option<&Path>) -> Result<(), Failure> {
+    let Some((first, others)) = listen.split_first() else {
+        return Err(Failure::operation("the server listens nowhere"));
+    };
+    let mut out = std::io::stdout().lock();
+    for address in others {
+        // Nobody may be reading; the servers serve all the same.
+        let _read = writeln!(out, "also at {address}");
+    }
+    drop(out);
+    announce(&format!("ready: {what}{first}"), file)
+}
+
+/// Prints the ready line, and writes it to `file` in one step: whoever sees the file sees all of it.
+fn announce(line: &str, file: Option<&Path>) -> Result<(), Failure> {
     if let Some(file) = file {
         let mut draft = file.as_os_str().to_owned();
         draft.push(".new");

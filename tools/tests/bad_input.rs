@@ -10,62 +10,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use common::table::{Table, text, without_rdma};
 use common::{Server, gannet, run, write};
-
-/// Counts cases and collects what is wrong with them.
-#[derive(Default)]
-struct Table {
-    cases: usize,
-    problems: Vec<String>,
-}
-
-impl Table {
-    /// One case: `gannet` with these arguments ends with `code` and says all `words`.
-    fn case<S: Into<OsString> + Clone>(&mut self, arguments: &[S], code: i32, words: &[&str]) {
-        self.cases += 1;
-        let arguments: Vec<OsString> = arguments.iter().cloned().map(Into::into).collect();
-        let mut command = gannet();
-        command.args(&arguments);
-        let output = run(command);
-        let said = String::from_utf8_lossy(&output.stderr);
-        let mut problem = |what: &str| {
-            let text = format!("{arguments:?}: {what}; {}, said: {said}", output.status);
-            self.problems.push(text);
-        };
-        if output.status.code() != Some(code) {
-            problem(&format!("exit code {code} was expected"));
-        }
-        for word in words {
-            if !said.contains(word) {
-                problem(&format!("{word:?} is not in the message"));
-            }
-        }
-        if said.contains("panicked") || said.contains("RUST_BACKTRACE") {
-            problem("it panicked");
-        }
-        if said.trim().is_empty() {
-            problem("it says nothing");
-        }
-    }
-
-    fn finish(self, what: &str) {
-        println!("{what}: {} cases", self.cases);
-        assert!(self.problems.is_empty(), "{}", self.problems.join("\n"));
-    }
-}
-
-/// What is said when `rdma://` is asked for: on a machine without a device, how to learn what it
-/// needs; elsewhere, just not nothing.
-fn without_rdma() -> &'static [&'static str] {
-    match std::fs::read_dir("/sys/class/infiniband").map(|mut devices| devices.next().is_some()) {
-        Ok(true) => &[],
-        _ => &["rdma://", "RDMA", "gannet doctor --rdma"],
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_owned()
-}
 
 #[test]
 fn arguments() {
@@ -98,34 +44,6 @@ fn arguments() {
         }
     }
     table.case(&dev("--cores", "1000"), 2, &["core 1000"]);
-    for (listen, words) in [
-        ("", &["--listen"][..]),
-        ("shm:///run/m.sock", &["--listen", "leave --listen out"]),
-        ("rdma://10.0.0.1", &["--listen", "a host and a port"]),
-        ("rdma://0.0.0.0:7470", &["--listen", "every address"]),
-        ("rdma://10.0.0.1:0", &["--listen", "leaves the port open"]),
-        ("rdma://10.0.0.1:65534", &["--listen", "no port for data server 1", "at most 65533"]),
-    ] {
-        table.case(&dev("--listen", listen), 2, words);
-    }
-    for (hosts, words) in [
-        ("storage-1", &["storage-1", "192.168.1.0/24"][..]),
-        ("10.0.0.1/8", &["10.0.0.1/8", "10.0.0.0/8"]),
-        ("10.0.0.0/8,", &["--trusted-hosts"]),
-    ] {
-        let mut words_of = dev("--listen", "rdma://10.0.0.1:7470");
-        words_of.extend(["--trusted-hosts".to_owned(), hosts.to_owned()]);
-        table.case(&words_of, 2, words);
-    }
-    table.case(&dev("--trusted-hosts", "10.0.0.0/8"), 2, &["--listen"]);
-    // Here the address is no device's, whatever the machine has.
-    let unmade = format!("{directory}/unmade");
-    let listen = ["dev", "--dir", &unmade, "--listen", "rdma://192.0.2.1:7470"];
-    table.case(&listen, 1, without_rdma());
-    if !without_rdma().is_empty() {
-        let left = std::fs::read_dir(&unmade).unwrap().count();
-        assert_eq!(left, 0, "something was formatted for nothing");
-    }
     table.case(&dev("--ready-file", "/dev/null/ready"), 1, &["/dev/null/ready"]);
     table.case(&["dev", "--dir", &directory, "extra"], 2, &["extra"]);
 
@@ -166,7 +84,10 @@ fn arguments_of_commands_on_files() {
         table.case(command, 2, &["--server"]);
         table.case(&with(""), 2, &["no scheme"]);
         table.case(&with("meta.sock"), 2, &["meta.sock", "no scheme"]);
-        table.case(&with("tcp://host:1"), 2, &["tcp", "Gannet knows shm and rdma"]);
+        table.case(&with("udp://host:1"), 2, &["udp", "Gannet knows shm, rdma and tcp"]);
+        table.case(&with("tcp://host"), 2, &["tcp://host", "a host and a port"]);
+        table.case(&with("tcp://host:0"), 2, &["tcp://host:0", "leaves the port open"]);
+        table.case(&with("tcp://0.0.0.0:7470"), 2, &["tcp://0.0.0.0:7470", "every address"]);
         table.case(&with("rdma://host"), 2, &["rdma://host", "a host and a port"]);
         table.case(&with("rdma://host:0"), 2, &["rdma://host:0", "leaves the port open"]);
         table.case(&with("rdma://[::]:7470"), 2, &["rdma://[::]:7470", "every address"]);
@@ -257,6 +178,14 @@ fn configurations_of_metadata_servers() {
         "\"rdma://0.0.0.0:7470\"",
         "\"rdma://[::]:7470\"",
         "\"rdma://10.0.0.1:0\"",
+        "\"udp://10.0.0.1:7470\"",
+        "\"tcp://10.0.0.1\"",
+        "\"tcp://0.0.0.0:7470\"",
+        "\"tcp://10.0.0.1:0\"",
+        "[\"shm:///m.sock\", 1]",
+        "[\"shm:///m.sock\", \"m.sock\"]",
+        "[\"tcp://10.0.0.1:7470\", \"tcp://10.0.0.1:7470\"]",
+        "[[\"shm:///m.sock\"]]",
         "\"shm://relative\"",
         &format!("\"shm:///{}\"", "x".repeat(120)),
         "\"shm:///a\\u0000b\"",
@@ -338,13 +267,26 @@ fn configurations_of_data_servers() {
         pairs.map(|(name, value)| format!("{name} = {value}\n")).collect()
     };
     let bad: Vec<(&str, Vec<&str>)> = vec![
-        ("listen", [NO_TEXT, &["\"\"", "\"x\"", "\"tcp://h:1\"", "\"shm://r\""]].concat()),
+        (
+            "listen",
+            [
+                NO_TEXT,
+                &[
+                    "\"\"",
+                    "\"x\"",
+                    "\"udp://h:1\"",
+                    "\"shm://r\"",
+                    "[\"tcp://h:1\", \"tcp://h:1\"]",
+                ],
+            ]
+            .concat(),
+        ),
         (
             "metaserver",
             [
                 NO_TEXT,
-                &["\"\"", "\"x\"", "\"tcp://h:1\"", "\"shm://r\"", "\"rdma://10.0.0.1:0\""],
-                &["\"rdma://10.0.0.1:7470\""],
+                &["\"\"", "\"x\"", "\"udp://h:1\"", "\"shm://r\"", "\"rdma://10.0.0.1:0\""],
+                &["\"tcp://10.0.0.1:0\"", "[\"tcp://10.0.0.1:7470\"]"],
             ]
             .concat(),
         ),
@@ -414,77 +356,6 @@ fn configurations_of_data_servers() {
     }
     assert!(!Path::new(&store).exists(), "a refused configuration touched something");
     table.finish("configurations of data servers");
-}
-
-#[test]
-fn configurations_for_rdma() {
-    let top = tempfile::tempdir().unwrap();
-    let base = text(top.path());
-    let (meta, target) = (top.path().join("m.toml"), top.path().join("t.toml"));
-    let store =
-        format!("[[store]]\npath = \"{base}/store\"\nkind = \"directory\"\nsize = \"8M\"\n");
-    let mut table = Table::default();
-    // The lines from the second on, and what is said about them.
-    for (lines, words) in [
-        ("trusted_uids = [1000]", &["2: trusted_uids", "trusted_hosts"][..]),
-        ("trusted_hosts = [\"storage-1\"]", &["2: trusted_hosts", "storage-1", "192.168.1.0/24"]),
-        ("trusted_hosts = [\"10.0.0.1/8\"]", &["2: trusted_hosts", "10.0.0.0/8 for the whole"]),
-        ("rdma = 1", &["2:"]),
-        ("[rdma]\nconections_max = 1", &["3:", "unknown key `conections_max`"]),
-        ("[rdma]\nconnections_max = 0", &["3: rdma.connections_max", "1 to 32768"]),
-        ("[rdma]\nconnections_max = \"1\"", &["3: rdma.connections_max"]),
-        ("[rdma]\nshared_receives = 1", &["3: rdma.shared_receives", "64 to 65536"]),
-        ("[rdma]\nacknowledge_timeout = 5", &["3: rdma.acknowledge_timeout", "in quotes"]),
-        ("[rdma]\nacknowledge_timeout = \"1us\"", &["3: rdma.acknowledge_timeout", "1ms to 10s"]),
-    ] {
-        for (command, path) in [("metaserver", &meta), ("target", &target)] {
-            let rest = match command {
-                "metaserver" => format!("directory = \"{base}/meta\"\n"),
-                _ => "metaserver = \"rdma://10.0.0.1:7470\"\n".to_owned(),
-            };
-            // A table ends at the next one, so that other keys come first.
-            let (lines, rest, shift) = match lines.starts_with('[') {
-                true => (format!("{rest}{lines}"), String::new(), 1),
-                false => (lines.to_owned(), rest, 0),
-            };
-            let store = if command == "target" { store.as_str() } else { "" };
-            write(path, format!("listen = \"rdma://10.0.0.2:7480\"\n{lines}\n{rest}{store}"));
-            let place = path.file_name().unwrap().to_str().unwrap();
-            let (line, what) = words[0].split_once(':').unwrap();
-            let line = line.parse::<u32>().unwrap() + shift;
-            let mut words = words.to_vec();
-            let first = format!("{place}:{line}:{what}");
-            words[0] = &first;
-            table.case(&[command, "--config", &text(path)], 2, &words);
-        }
-    }
-    let keys = format!("directory = \"{base}/meta\"\nlisten = \"rdma://10.0.0.1:65535\"\n");
-    write(&meta, format!("{keys}reactors = 2\n"));
-    let words = ["m.toml:2: listen", "no port for reactor 1", "at most 65534"];
-    table.case(&["metaserver", "--config", &text(&meta)], 2, &words);
-    write(
-        &target,
-        format!("listen = \"shm:///t.sock\"\nmetaserver = \"rdma://10.0.0.1:7470\"\n{store}"),
-    );
-    let words = ["t.toml:2: metaserver", "different fabrics", "rdma:// for both"];
-    table.case(&["target", "--config", &text(&target)], 2, &words);
-
-    // What is right as far as the files go: now the machine is asked.
-    write(&meta, keys.replace("10.0.0.1:65535", "192.0.2.1:7470"));
-    write(
-        &target,
-        format!(
-            "listen = \"rdma://192.0.2.1:7480\"\nmetaserver = \"rdma://192.0.2.1:7470\"\n\
-             trusted_hosts = [\"192.0.2.0/24\"]\n{store}[rdma]\nacknowledge_timeout = \"10ms\"\n"
-        ),
-    );
-    for (command, path) in [("metaserver", &meta), ("target", &target)] {
-        let mut format = gannet();
-        format.args([command, "format", "--config", &text(path)]);
-        assert!(run(format).status.success());
-        table.case(&[command, "--config", &text(path)], 1, without_rdma());
-    }
-    table.finish("configurations for RDMA");
 }
 
 #[test]

@@ -69,6 +69,24 @@ fn rdma_is_missing_only_where_it_is_asked_for() {
 }
 
 #[test]
+fn small_buffers_are_a_warning_with_the_setting_that_helps() {
+    let machine = machine();
+    put(machine.path(), "sys/class/net/ens5/speed", "100000");
+    put(machine.path(), "proc/sys/net/ipv4/tcp_rmem", "4096\t131072\t33554432");
+    put(machine.path(), "proc/sys/net/ipv4/tcp_wmem", "4096\t16384\t4194304");
+    put(machine.path(), "proc/sys/net/ipv4/ip_local_port_range", "32768\t60999");
+    let (code, output, _) = doctor(machine.path(), &["--json"]);
+    let found = checks(&output);
+    assert_eq!((code, level(&found, "buffers"), level(&found, "ports")), (0, "warning", "ok"));
+    let (_, output, _) = doctor(machine.path(), &[]);
+    let remedy = "sysctl -w net.ipv4.tcp_wmem=\"4096 16384 25000000\"";
+    assert!(output.contains(remedy) && !output.contains("tcp_rmem="), "{output}");
+    put(machine.path(), "proc/sys/net/ipv4/tcp_wmem", "4096\t16384\t25000000");
+    let (_, output, _) = doctor(machine.path(), &["--json"]);
+    assert_eq!(level(&checks(&output), "buffers"), "ok");
+}
+
+#[test]
 fn json_says_the_same() {
     let machine = machine();
     let (code, output, _) = doctor(machine.path(), &["--json"]);

@@ -15,10 +15,9 @@ use gannet_proto::operations::{Attributes, file_type};
 use gannet_proto::{Handle, Inode, Status};
 
 use crate::client::Client;
+use crate::counters::Counters;
 use crate::error::{ErrorKind, RequestError};
-use crate::operation::{
-    AttributeChanges, Completion, Counters, Entry, Operation, Outcome, Ownership, Space,
-};
+use crate::operation::{AttributeChanges, Completion, Entry, Operation, Outcome, Ownership, Space};
 use crate::options::ClientOptions;
 use crate::waiter::Waiter;
 use gannet_runtime::idle::IdlePolicy;
@@ -78,12 +77,12 @@ impl Session<AnyFabric> {
     /// Opens a session with settings of the caller's.
     ///
     /// # Errors
-    /// As [`Session::open_metaserver`], and `Request` with [`ErrorKind::NoWindows`] if the fabric
-    /// cannot protect memory as asked.
+    /// As [`Session::open_metaserver`].
     pub fn open_with(options: ClientOptions) -> Result<Session<AnyFabric>, OpenError> {
         let system = |what| move |source| OpenError::System { what, source };
         let metaserver = options.metaserver.clone();
-        let fabric = AnyFabric::new(FabricOptions::for_address(&metaserver))?;
+        let mut fabric = AnyFabric::new(FabricOptions::default());
+        fabric.open(&metaserver)?;
         let arena = Arena::new(&RegionIds::new(), BUFFER_BYTES, BUFFERS)
             .map_err(system("memory for buffers"))?;
         let mut session = Session::new(Client::new(options, fabric), arena)

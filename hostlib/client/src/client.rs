@@ -95,8 +95,6 @@ impl Wakes {
 pub struct Client<F: Fabric> {
     fabric: F,
     options: ClientOptions,
-    /// Whether the end of a connection takes the peer's access away.
-    revokes: bool,
     times: LinkTimes,
     now: Time,
     requests: Requests,
@@ -115,8 +113,6 @@ pub struct Client<F: Fabric> {
     is_draining: bool,
     /// Windows were opened or closed since the last flush.
     unflushed: bool,
-    /// Whether requests by windows are possible, or none are asked for.
-    can_protect: bool,
     sets: Sets,
     /// Counts changes of data sessions and registrations.
     sets_version: u64,
@@ -144,25 +140,20 @@ impl<F: Fabric> Client<F> {
     #[must_use]
     pub fn new(options: ClientOptions, fabric: F) -> Client<F> {
         let capacity = options.requests_max.clamp(1, 1 << 20);
-        let capabilities = fabric.capabilities();
         let by_windows = options.protection == Protection::Window;
-        // Attempts that are given up are cut off by ending their data sessions.
-        let has_windows = capabilities.memory_windows && capabilities.disconnect_revokes_access;
         Client {
-            revokes: capabilities.disconnect_revokes_access,
-            windows: Windows::new(if by_windows && has_windows { capacity } else { 0 }),
+            windows: Windows::new(if by_windows { capacity } else { 0 }),
             window_turn: None,
             windows_due: Time::NEVER,
             is_draining: false,
             unflushed: false,
-            can_protect: has_windows || !by_windows,
             times: LinkTimes::new(&options),
             now: Time::ZERO,
             requests: Requests::new(capacity),
             waiting: Waiting::new(capacity),
             wakes: Wakes::default(),
             slots: Slots::new(),
-            channels: Channels::new(options.metaserver.clone()),
+            channels: Channels::new(options.metaserver.clone(), options.fabrics),
             targets: Targets::default(),
             regions: Regions::default(),
             sets: Sets::new(),
@@ -205,8 +196,7 @@ impl<F: Fabric> Client<F> {
         token: u64,
         timeout: Option<Duration>,
     ) -> Result<RequestId, Refused> {
-        let possible = if self.can_protect { Ok(()) } else { Err(ErrorKind::NoWindows) };
-        if let Err(kind) = possible.and_then(|()| operation.check()) {
+        if let Err(kind) = operation.check() {
             let error = operation.error(kind);
             return Err(Refused { operation, error });
         }
@@ -243,6 +233,9 @@ impl<F: Fabric> Client<F> {
         self.begin_timeouts();
         self.run_wakes();
         self.transmit();
+        if self.unflushed {
+            self.flush();
+        }
         let mut events = std::mem::take(&mut self.events);
         self.fabric.poll(self.now, &mut events);
         let mut work = events.len();
@@ -261,6 +254,9 @@ impl<F: Fabric> Client<F> {
         self.run_timers();
         self.run_wakes();
         self.transmit();
+        // Whatever was posted: where data servers cannot reach memory by themselves, the fabric has
+        // answers of its own to send.
+        self.flush();
         work += self.done.len();
         completions.append(&mut self.done);
         work
@@ -498,10 +494,12 @@ impl<F: Fabric> Client<F> {
             }
         }
         self.counters.packets += posted;
-        if posted > 0 || std::mem::take(&mut self.unflushed) {
-            self.unflushed = false;
-            self.fabric.flush();
-        }
+        self.unflushed |= posted > 0;
+    }
+
+    fn flush(&mut self) {
+        self.unflushed = false;
+        self.fabric.flush();
     }
 }
 
@@ -516,7 +514,9 @@ impl<F: Fabric> Drop for Client<F> {
             let is_read = operation.is_read();
             let Some(mut buffer) = operation.into_buffer() else { continue };
             // Where the end of a connection revokes access, the fabric's own end does it.
-            if !reachable || self.revokes {
+            let region = self.regions.find(buffer.region());
+            let lasting = region.is_some_and(|region| self.regions.get(region).was_given.lasting);
+            if !reachable || !lasting {
                 continue;
             }
             let taken = if is_read { buffer.replace_pages(false) } else { buffer.leave_pages() };

@@ -1,4 +1,7 @@
-//! What a client counts.
+//! What a client counts, and what servers tell of their counters and connections.
+
+use gannet_fabric::Address;
+use gannet_proto::{SessionId, TargetId};
 
 /// What a client has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,4 +63,70 @@ impl ClientCounters {
         ]
         .into_iter()
     }
+}
+
+/// Whose counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A metadata-server reactor, by index.
+    Metaserver(u32),
+    /// A data server, by number.
+    Target(u32),
+    /// A role that this build does not know.
+    Unknown {
+        /// The role's number.
+        role: u16,
+        /// Which one of them.
+        index: u32,
+    },
+}
+
+/// Counters of one role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Whose.
+    pub role: Role,
+    /// Names and values.
+    pub values: Vec<(String, u64)>,
+    /// Who is connected to it, and over which fabric: hosts and data servers to a metadata-server
+    /// reactor, data sessions of hosts to a data server.
+    pub connections: Vec<PeerConnection>,
+}
+
+/// A connection that a role told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConnection {
+    /// Whose it is.
+    pub peer: Peer,
+    /// The fabric, as addresses write it: `shm`, `rdma`, `tcp`.
+    pub fabric: String,
+    /// Where the peer is, as the fabric knows it.
+    pub at: String,
+}
+
+/// A connection of a client to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConnection {
+    /// Which server.
+    pub server: Role,
+    /// The address that led to it.
+    pub address: Address,
+}
+
+/// The other end of a [`PeerConnection`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A host's operations channel: its session.
+    Host(SessionId),
+    /// A data server's back control channel.
+    Target(TargetId),
+    /// A host's data session: the host's session.
+    DataSession(SessionId),
+    /// Something that this version does not know.
+    Unknown {
+        /// Its kind as the server numbers them.
+        kind: u16,
+        /// Which one of them.
+        id: u64,
+    },
 }

@@ -65,9 +65,15 @@ pub enum ErrorKind {
         /// The limit in force.
         limit_bytes: u64,
     },
-    /// The fabric has no memory windows, by which alone `ClientOptions::protection` lets data
-    /// servers reach memory.
+    /// None of the fabrics that lead to a data server has memory windows, by which alone
+    /// `ClientOptions::protection` lets data servers reach memory.
     NoWindows,
+    /// A data server listens at no address of a fabric that this client may use
+    /// ([`crate::ClientOptions::fabrics`]).
+    NoFabric {
+        /// Which data server.
+        target: TargetId,
+    },
     /// A server broke the protocol in its answer to this request.
     Protocol(&'static str),
     /// More data servers than a client can keep sessions with.
@@ -110,7 +116,7 @@ impl RequestError {
             ErrorKind::Cancelled { .. } => Status::CANCELLED.errno(),
             ErrorKind::TimedOut { .. } => Status::TIMED_OUT.errno(),
             ErrorKind::Memory(_) | ErrorKind::LockedMemory { .. } => Status::NO_MEMORY.errno(),
-            ErrorKind::NoWindows => Status::NOT_SUPPORTED.errno(),
+            ErrorKind::NoWindows | ErrorKind::NoFabric { .. } => Status::NOT_SUPPORTED.errno(),
             ErrorKind::Protocol(_) => Status::PROTOCOL.errno(),
             ErrorKind::OutcomeUnknown
             | ErrorKind::MetaserverLost { .. }
@@ -178,8 +184,15 @@ impl fmt::Display for ErrorKind {
                 FabricError::LockedMemory { len_bytes, limit_bytes }.fmt(f)
             }
             ErrorKind::NoWindows => f.write_str(
-                "protection \"window\" needs memory windows, which this fabric does not have: use \
-                 protection \"region\", or an rdma:// address",
+                "protection \"window\" needs memory windows, which the fabrics that lead to a data \
+                 server do not have: use protection \"region\", or have data servers listen at an \
+                 rdma:// or tcp:// address",
+            ),
+            ErrorKind::NoFabric { target } => write!(
+                f,
+                "data server {} listens at no address of a fabric that this program may use: allow \
+                 more fabrics, or have the data server listen at an address of one of these",
+                target.0
             ),
             ErrorKind::Protocol(what) => write!(f, "the server broke the protocol: {what}"),
             ErrorKind::TooManyTargets { limit } => {

@@ -18,6 +18,7 @@ mod client;
 mod counters;
 mod defects;
 mod error;
+mod fabrics;
 mod link;
 mod operation;
 mod options;
@@ -32,10 +33,11 @@ mod waiting;
 mod windows;
 
 pub use client::Client;
-pub use counters::ClientCounters;
+pub use counters::{ClientCounters, Counters, Peer, PeerConnection, Role, ServerConnection};
 pub use error::{ErrorKind, RequestError};
+pub use fabrics::{Fabrics, UnknownFabrics};
 pub use operation::{
-    AttributeChanges, Completion, Counters, Entry, Listing, Operation, Outcome, Ownership, Refused,
-    RequestId, Role, Space,
+    AttributeChanges, Completion, Entry, Listing, Operation, Outcome, Ownership, Refused,
+    RequestId, Space,
 };
 pub use options::{ClientOptions, Protection, UnknownProtection};

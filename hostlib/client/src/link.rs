@@ -11,6 +11,7 @@
 //! | `Connecting` | connected | `Greeting` |
 //! | `Connecting`, `Greeting` | due | `Closing`: the handshake took too long |
 //! | `Greeting` | welcome | `Ready` |
+//! | `Connecting`, `Greeting`, `Closing` before a welcome | lost, another address | `Connecting` |
 //! | `Connecting`, `Greeting`, `Ready` | `close` | `Closing` |
 //! | all but `Idle` | `lost` | `Backoff`; after `reconnect_timeout`: `Idle`, given up |
 
@@ -81,12 +82,20 @@ pub(crate) struct Link {
     failures: u32,
     /// When the search ends; NEVER while it has not begun.
     give_up_at: Time,
+    /// Whether the current connection, or the one that ended last, was welcomed.
+    was_welcomed: bool,
     next: Time,
 }
 
 impl Link {
     pub(crate) fn new() -> Link {
-        Link { phase: Phase::Idle, failures: 0, give_up_at: Time::NEVER, next: Time::NEVER }
+        Link {
+            phase: Phase::Idle,
+            failures: 0,
+            give_up_at: Time::NEVER,
+            next: Time::NEVER,
+            was_welcomed: false,
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -98,6 +107,11 @@ impl Link {
             Phase::Ready(connection) => Some(connection),
             _ => None,
         }
+    }
+
+    /// Whether the connection that is there, or ended last, led to the right server.
+    pub(crate) fn was_welcomed(&self) -> bool {
+        self.was_welcomed
     }
 
     /// The connection, whatever it is good for.
@@ -132,6 +146,7 @@ impl Link {
     pub(crate) fn connecting(&mut self, connection: ConnectionId, now: Time, times: &LinkTimes) {
         self.phase = Phase::Connecting(connection);
         self.next = now + times.handshake_timeout;
+        self.was_welcomed = false;
     }
 
     pub(crate) fn greeting(&mut self) {
@@ -143,7 +158,7 @@ impl Link {
     /// The welcome came.
     pub(crate) fn welcomed(&mut self) {
         if let Phase::Greeting(connection) = self.phase {
-            *self = Link { phase: Phase::Ready(connection), ..Link::new() };
+            *self = Link { phase: Phase::Ready(connection), was_welcomed: true, ..Link::new() };
         }
     }
 

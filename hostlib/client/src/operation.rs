@@ -5,6 +5,7 @@ use gannet_proto::limits::{FILE_BYTES_MAX, PATH_BYTES_MAX, REQUEST_BYTES_MAX};
 use gannet_proto::operations::{Attributes, attribute_mask, check_name};
 use gannet_proto::{Handle, Inode, Status};
 
+use crate::counters::Counters;
 use crate::error::{ErrorKind, RequestError};
 
 /// Names a submitted request until its completion.
@@ -247,31 +248,6 @@ pub struct Space {
     pub targets: u32,
     /// Bytes of a block.
     pub block_bytes: u32,
-}
-
-/// Whose counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A metadata-server reactor, by index.
-    Metaserver(u32),
-    /// A data server, by number.
-    Target(u32),
-    /// A role that this build does not know.
-    Unknown {
-        /// The role's number.
-        role: u16,
-        /// Which one of them.
-        index: u32,
-    },
-}
-
-/// Counters of one role.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Whose.
-    pub role: Role,
-    /// Names and values.
-    pub values: Vec<(String, u64)>,
 }
 
 /// A finished request.

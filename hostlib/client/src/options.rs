@@ -7,6 +7,8 @@ use std::time::Duration;
 use gannet_fabric::Address;
 use gannet_proto::SessionId;
 
+use crate::fabrics::Fabrics;
+
 /// How the host's memory is guarded against data servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protection {
@@ -83,9 +85,11 @@ pub struct ClientOptions {
     /// Let the metadata server complete reads, after the data servers confirmed placement to it,
     /// rather than the data servers' arrival notices.
     pub complete_by_metaserver: bool,
-    /// How memory is guarded. Where the fabric cannot do it, requests are refused with
-    /// [`crate::ErrorKind::NoWindows`].
+    /// How memory is guarded. A data server is reached over a fabric that can do it; where none can,
+    /// reads and writes end with [`crate::ErrorKind::NoWindows`].
     pub protection: Protection,
+    /// Which of the addresses that servers listen at may be used.
+    pub fabrics: Fabrics,
 }
 
 impl ClientOptions {
@@ -109,6 +113,7 @@ impl ClientOptions {
             retry_delay_max: Duration::from_millis(100),
             complete_by_metaserver: false,
             protection: Protection::Region,
+            fabrics: Fabrics::ALL,
         }
     }
 

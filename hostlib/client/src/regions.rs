@@ -36,8 +36,24 @@ pub(crate) struct Region {
     reach: Vec<Reach>,
     /// By reactor: the data servers about which it was told.
     told: Vec<u64>,
-    /// Whether any data server could ever reach it.
-    pub(crate) was_reachable: bool,
+    /// What access was ever given.
+    pub(crate) was_given: Given,
+}
+
+/// The kinds of access to a region that data servers ever had, so that they may have it yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// The end of the data session takes it away.
+    pub(crate) revocable: bool,
+    /// It outlives the data session: only other pages in the memory's place take it away.
+    pub(crate) lasting: bool,
+}
+
+impl Given {
+    /// Whether there was any.
+    pub(crate) fn any(self) -> bool {
+        self.revocable || self.lasting
+    }
 }
 
 /// A region that nobody will use again and that reactors should forget.
@@ -86,7 +102,7 @@ impl Regions {
             memory: buffer.memory(),
             reach: Vec::new(),
             told: Vec::new(),
-            was_reachable: false,
+            was_given: Given::default(),
         };
         self.next_number = self.next_number.wrapping_add(1);
         let index = match self.free.pop() {
@@ -131,15 +147,22 @@ impl Regions {
         reach.fold(0, |mask, (target, reach)| mask | (u64::from(*reach != Reach::None) << target))
     }
 
-    /// The fabric began to register the region.
-    pub(crate) fn pending(&mut self, index: u32, target: u8, registration: Registration) {
+    /// The fabric began to register the region, with access that outlives the data session or not.
+    pub(crate) fn pending(
+        &mut self,
+        index: u32,
+        target: u8,
+        registration: Registration,
+        lasting: bool,
+    ) {
         let region = self.get_mut(index);
         let target = usize::from(target);
         if region.reach.len() <= target {
             region.reach.resize(target + 1, Reach::None);
         }
         region.reach[target] = Reach::Pending(registration);
-        region.was_reachable = true;
+        region.was_given.lasting |= lasting;
+        region.was_given.revocable |= !lasting;
     }
 
     /// The fabric has registered what has this key; false if nothing waits for it.
@@ -251,7 +274,7 @@ mod tests {
         let index = regions.of(&first).unwrap();
         assert_eq!(regions.of(&second).unwrap(), index, "one arena, one region");
         assert_eq!((regions.told(index, 1), regions.exposed(index)), (0, 0));
-        regions.pending(index, 2, registration(5));
+        regions.pending(index, 2, registration(5), true);
         assert!(!regions.usable(1, Key(5)) && !regions.usable(2, Key(6)));
         assert!(regions.usable(2, Key(5)));
         assert_eq!(regions.reach(index, 2), Reach::Usable(registration(5)));
@@ -262,7 +285,9 @@ mod tests {
         assert_eq!((regions.told(index, 1), regions.told(index, 0)), (0, 4));
         regions.target_lost(2);
         assert_eq!((regions.told(index, 0), regions.exposed(index)), (0, 0));
-        assert!(regions.get(index).was_reachable);
+        assert_eq!(regions.get(index).was_given, Given { lasting: true, revocable: false });
+        regions.pending(index, 3, registration(6), false);
+        assert_eq!(regions.get(index).was_given, Given { lasting: true, revocable: true });
     }
 
     #[test]
@@ -272,7 +297,7 @@ mod tests {
         let mut regions = Regions::default();
         let index = regions.of(&buffer).unwrap();
         let number = regions.get(index).number;
-        regions.pending(index, 2, registration(1));
+        regions.pending(index, 2, registration(1), false);
         regions.tell(index, 0, 2);
         regions.renumber(index);
         assert_ne!(regions.get(index).number, number);
@@ -287,8 +312,8 @@ mod tests {
         let mut regions = Regions::default();
         let index = regions.of(&buffer).unwrap();
         let number = regions.get(index).number;
-        regions.pending(index, 0, registration(1));
-        regions.pending(index, 3, registration(2));
+        regions.pending(index, 0, registration(1), true);
+        regions.pending(index, 3, registration(2), true);
         regions.tell(index, 1, 3);
         let old = buffer.region();
         buffer.replace_pages(true).unwrap();

@@ -26,8 +26,9 @@ use gannet_runtime::deadlines::DeadlineId;
 use gannet_runtime::time::Time;
 use zerocopy::little_endian::{U16, U32, U64};
 
+use crate::counters::Counters;
 use crate::error::ErrorKind;
-use crate::operation::{Counters, Operation, Outcome, RequestId};
+use crate::operation::{Operation, Outcome, RequestId};
 use crate::slots::Place;
 
 /// Which part of a read has arrived.

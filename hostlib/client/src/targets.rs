@@ -5,6 +5,8 @@
 //! masks.
 
 use gannet_fabric::Address;
+use gannet_fabric::route::Route;
+use gannet_proto::addresses::{split_further, text_of};
 use gannet_proto::handshake::split_tail;
 use gannet_proto::limits::{ADDRESS_BYTES_MAX, TICKET_BYTES_MAX};
 use gannet_proto::operations::TargetReply;
@@ -24,6 +26,12 @@ pub(crate) struct Target {
     /// Epoch of the session that is being opened or open.
     pub(crate) epoch: Epoch,
     pub(crate) ticket: Vec<u8>,
+    /// Whether there was a ticket.
+    pub(crate) has_ticket: bool,
+    /// Where it can be reached with that ticket, and which address is tried.
+    pub(crate) route: Route,
+    /// Addresses of the route at which the fabric has no memory windows although they are needed.
+    pub(crate) windowless: usize,
     /// Tag of the question for a ticket; 0 if none is open.
     pub(crate) asked: u64,
     /// Whether the question still has to be sent.
@@ -50,6 +58,9 @@ impl Targets {
             link: Link::new(),
             epoch: Epoch(0),
             ticket: Vec::new(),
+            has_ticket: false,
+            route: Route::new([]),
+            windowless: 0,
             asked: 0,
             ask: false,
         });
@@ -88,22 +99,26 @@ impl std::ops::IndexMut<u8> for Targets {
     }
 }
 
-/// Address and ticket of a positive [`TargetReply`].
+/// Route and ticket of a positive [`TargetReply`]. Addresses of fabrics that this build does not
+/// know are left out.
 pub(crate) fn ticket<'a>(
     reply: &TargetReply,
     tail: &'a [u8],
-) -> Result<(Address, &'a [u8]), DecodeError> {
+) -> Result<(Route, &'a [u8]), DecodeError> {
     let (address_bytes, ticket_bytes) = (reply.address_bytes.get(), reply.ticket_bytes.get());
     let split = split_tail::<TargetReply>;
-    let (address, rest) = split(tail, "address_bytes", address_bytes.into(), ADDRESS_BYTES_MAX)?;
-    let (ticket, _) = split(rest, "ticket_bytes", ticket_bytes.into(), TICKET_BYTES_MAX)?;
-    let address = std::str::from_utf8(address).ok().and_then(|text| text.parse().ok());
-    let unusable = DecodeError::Field {
-        message: TargetReply::NAME,
-        field: "address",
-        value: address_bytes.into(),
-    };
-    Ok((address.ok_or(unusable)?, ticket))
+    let (first, rest) = split(tail, "address_bytes", address_bytes.into(), ADDRESS_BYTES_MAX)?;
+    let (ticket, rest) = split(rest, "ticket_bytes", ticket_bytes.into(), TICKET_BYTES_MAX)?;
+    let mut addresses: Vec<Address> = Vec::new();
+    addresses.extend(text_of::<TargetReply>(first)?.parse::<Address>().ok());
+    split_further::<TargetReply>(rest, reply.further_addresses.get(), |text| {
+        addresses.extend(text.parse::<Address>().ok());
+    })?;
+    if addresses.is_empty() {
+        let (message, field) = (TargetReply::NAME, "address");
+        return Err(DecodeError::Field { message, field, value: address_bytes.into() });
+    }
+    Ok((Route::new(addresses), ticket))
 }
 
 /// The indices in a mask.
@@ -119,8 +134,46 @@ pub(crate) fn members(mut mask: u64) -> impl Iterator<Item = u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use gannet_proto::addresses::push_text;
+    use zerocopy::little_endian::U16;
+
     use super::*;
+
+    #[test]
+    fn a_ticket_comes_with_all_addresses_that_are_of_use() {
+        let (first, ticket_bytes) = ("tcp://a:1", b"ticket");
+        let reply = |further| TargetReply {
+            address_bytes: U16::new(first.len() as u16),
+            ticket_bytes: U16::new(6),
+            further_addresses: U16::new(further),
+            ..TargetReply::default()
+        };
+        let mut tail = [first.as_bytes(), ticket_bytes].concat();
+        let (route, found) = ticket(&reply(0), &tail).unwrap();
+        assert_eq!((route.addresses().len(), found), (1, &ticket_bytes[..]));
+        for text in ["shm:///s", "quantum://b"] {
+            push_text(&mut tail, text);
+        }
+        let (route, found) = ticket(&reply(2), &tail).unwrap();
+        let addresses: Vec<String> = route.addresses().iter().map(Address::to_string).collect();
+        assert_eq!(addresses, ["shm:///s", "tcp://a:1"]);
+        assert_eq!(found, ticket_bytes);
+        for (further, field) in [(3, "address"), (8, "further_addresses")] {
+            let refused = ticket(&reply(further), &tail).unwrap_err();
+            assert!(
+                matches!(refused, DecodeError::Field { field: named, .. } if named == field),
+                "{refused}"
+            );
+        }
+        for length in 0..tail.len() {
+            assert!(ticket(&reply(2), &tail[..length]).is_err(), "{length}");
+        }
+        let mut useless = reply(0);
+        useless.address_bytes = U16::new(3);
+        assert!(ticket(&useless, b"abcticket").is_err(), "no address of a fabric known here");
+    }
 
     #[test]
     fn sets_are_masks_of_stable_indices() {

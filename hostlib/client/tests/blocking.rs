@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gannet_client::blocking::{OpenError, Session};
-use gannet_client::{ClientOptions, ErrorKind, Ownership, Protection, Role};
+use gannet_client::blocking::Session;
+use gannet_client::{ErrorKind, Ownership, Role};
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::{Address, ConnectionId, Event, Events, Fabric};
 use gannet_proto::handshake::Hello;
@@ -265,7 +265,7 @@ impl Running {
         let (flag, at) = (Arc::clone(&stop), address.clone());
         let (ready, listens) = std::sync::mpsc::channel();
         let thread = Some(std::thread::spawn(move || {
-            let mut fabric = AnyFabric::new(FabricOptions::for_address(&at)).unwrap();
+            let mut fabric = AnyFabric::new(FabricOptions::default());
             fabric.listen(&at).unwrap();
             ready.send(()).unwrap();
             let root = (file_type::DIRECTORY | 0o755, 0);
@@ -348,19 +348,6 @@ fn a_waiting_call_sleeps_until_it_is_woken() {
 }
 
 #[test]
-fn protection_that_the_fabric_does_not_have_is_an_error() {
-    let server = Running::start();
-    let options = ClientOptions::random(server.address.clone()).unwrap();
-    let options = ClientOptions { protection: Protection::Window, ..options };
-    let error = Session::open_with(options).unwrap_err();
-    let OpenError::Request { source, .. } = &error else { panic!("{error}") };
-    assert_eq!(source.kind, ErrorKind::NoWindows);
-    assert!(error.to_string().contains("needs memory windows"), "{error}");
-    let options = ClientOptions::random(server.address.clone()).unwrap();
-    assert!(Session::open_with(options).is_ok());
-}
-
-#[test]
 fn an_address_that_nobody_listens_at_is_an_error() {
     use gannet_client::{Client, ClientOptions};
     use gannet_fabric::arena::{Arena, RegionIds};
@@ -369,7 +356,7 @@ fn an_address_that_nobody_listens_at_is_an_error() {
     let address = Address::shm(directory.path().join("none")).unwrap();
     let mut options = ClientOptions::random(address.clone()).unwrap();
     options.reconnect_timeout = Duration::from_millis(200);
-    let fabric = AnyFabric::new(FabricOptions::for_address(&address)).unwrap();
+    let fabric = AnyFabric::new(FabricOptions::default());
     let arena = Arena::new(&RegionIds::new(), 4096, 4).unwrap();
     let mut session = Session::new(Client::new(options, fabric), arena).unwrap();
     let error = session.connect().unwrap_err();

@@ -3,6 +3,7 @@
 use gannet_disk::Disk;
 use gannet_fabric::{ConnectionId, Fabric};
 use gannet_meta_core::SessionIndex;
+use gannet_proto::addresses::push_text;
 use gannet_proto::control::{SessionClose, SessionOpen, TargetStats};
 use gannet_proto::operations::{
     Cancel, ConnectTarget, HostHello, HostWelcome, InodeRequest, NameRequest, Read, Register,
@@ -19,7 +20,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use crate::connections::Role;
 use crate::server::MetaServer;
 use crate::shell::{HostSession, PendingTicket, core_now};
-use crate::stats::{PendingStats, STATS_TIMEOUT};
+use crate::stats::{Asked, PendingStats, STATS_TIMEOUT};
 
 /// Requests that may be outstanding on one channel.
 const REQUESTS_MAX: u32 = 4096;
@@ -67,7 +68,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         let welcome = HostWelcome {
             version: U16::new(gannet_proto::VERSION),
             shards: U16::new(self.superblock.shard_map.len() as u16),
-            reactors: U16::new(self.config.addresses.len() as u16),
+            reactors: U16::new(self.config.reactors()),
             reactor: U16::new(self.config.reactor),
             features: U64::new(features),
             term: U64::new(self.shell.term),
@@ -79,11 +80,12 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             lease_ms: U32::new(u32::try_from(self.config.lease.as_millis()).unwrap_or(u32::MAX)),
             map_version: self.superblock.map_version,
             requests_max: U32::new(REQUESTS_MAX),
-            reserved: [0; 12],
+            further_addresses: U16::new(self.reactor_addresses.further),
+            reserved: [0; 10],
         };
-        let addresses = self.encoded_addresses();
+        let addresses = &self.reactor_addresses.encoded;
         let map = &self.superblock.shard_map;
-        self.shell.connections.push(connection, &welcome, &[map, &addresses]);
+        self.shell.connections.push(connection, &welcome, &[map, addresses]);
     }
 
     /// Handles one frame of a host.
@@ -268,16 +270,23 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             return self.refuse_ticket(connection, pending.header, target, status);
         }
         let channel = self.shell.targets.get(target.0 as usize).and_then(Option::as_ref);
-        let Some(address) = channel.map(|channel| channel.address.as_slice()) else { return };
+        let Some((first, further)) = channel.and_then(|channel| channel.addresses.split_first())
+        else {
+            return;
+        };
+        let mut encoded = Vec::new();
+        further.iter().for_each(|text| push_text(&mut encoded, text));
         let reply = TargetReply {
             header: pending.header.reply(Status::OK),
             target: U32::new(target.0),
-            address_bytes: U16::new(address.len() as u16),
+            address_bytes: U16::new(first.len() as u16),
             ticket_bytes: U16::new(pending.ticket.len() as u16),
             epoch: U64::new(epoch),
-            reserved: U64::ZERO,
+            further_addresses: U16::new(further.len() as u16),
+            reserved: [0; 6],
         };
-        self.shell.connections.push(connection, &reply, &[address, &pending.ticket]);
+        let tail = [first.as_bytes(), &pending.ticket, &encoded];
+        self.shell.connections.push(connection, &reply, &tail);
     }
 
     pub(crate) fn refuse_ticket(
@@ -344,9 +353,9 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         while let Some(pending) = self.shell.take_finished_stats(now) {
             let connection = self.shell.host_connection(pending.host);
             let (Some(connection), Some(core)) = (connection, &self.core) else { continue };
+            let asked = Asked { connection, header: pending.header, reactor: self.config.reactor };
             let counters = self.reactor_counters.as_ref();
-            let reactor = self.config.reactor;
-            self.shell.reply_stats(core, counters, reactor, connection, pending.header);
+            self.shell.reply_stats(core, counters, &self.fabric, &asked);
         }
     }
 }

@@ -4,9 +4,10 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use gannet_disk::{Completion, Disk, FileId};
-use gannet_fabric::{ConnectionId, DisconnectReason, Event, Events, Fabric, FabricError};
+use gannet_fabric::{Address, ConnectionId, DisconnectReason, Event, Events, Fabric, FabricError};
 use gannet_meta_core::{Core, PeerMessage};
 use gannet_proto::Status;
+use gannet_proto::addresses::push_reactors;
 use gannet_proto::control::TargetHello;
 use gannet_proto::handshake::{Hello, Refusal};
 use gannet_proto::operations::HostHello;
@@ -50,9 +51,17 @@ pub enum MetaServerError {
         /// Why.
         source: RecoveryError,
     },
-    /// The fabric refused.
-    #[error(transparent)]
-    Fabric(#[from] FabricError),
+    /// The reactors' addresses cannot be told to anybody.
+    #[error("the metadata server's addresses: {0}")]
+    Addresses(String),
+    /// An address cannot be listened at.
+    #[error("cannot listen at {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: Address,
+        /// The fabric's answer.
+        source: FabricError,
+    },
     /// Memory could not be mapped.
     #[error("mapping memory: {0}")]
     Memory(#[from] std::io::Error),
@@ -61,6 +70,7 @@ pub enum MetaServerError {
 /// One reactor of a metadata server, generic over the machine.
 pub struct MetaServer<F: Fabric, D: Disk> {
     pub(crate) config: MetaServerConfig,
+    pub(crate) reactor_addresses: ReactorAddresses,
     pub(crate) core: Option<Core>,
     pub(crate) shell: Shell,
     pub(crate) fabric: F,
@@ -77,12 +87,29 @@ pub struct MetaServer<F: Fabric, D: Disk> {
     events: Events,
 }
 
+/// The addresses of all reactors as welcomes carry them.
+pub(crate) struct ReactorAddresses {
+    pub(crate) encoded: Vec<u8>,
+    /// How many there are beyond the first one of each reactor.
+    pub(crate) further: u16,
+}
+
+impl ReactorAddresses {
+    fn of(addresses: &[Vec<Address>]) -> ReactorAddresses {
+        let texts = |list: &Vec<Address>| list.iter().map(Address::to_string).collect();
+        let texts: Vec<Vec<String>> = addresses.iter().map(texts).collect();
+        let mut encoded = Vec::new();
+        let further = push_reactors(&mut encoded, &texts);
+        ReactorAddresses { encoded, further }
+    }
+}
+
 impl<F: Fabric, D: Disk> MetaServer<F, D> {
     /// A reactor over `log_file` of `disk`, called `log_name` in messages, with its ends of the
     /// rings to the others. It starts to read its log with the first poll.
     ///
     /// # Errors
-    /// What mapping its buffers returns.
+    /// `Addresses` that are too many or too long; what mapping its buffers returns.
     pub fn new(
         config: MetaServerConfig,
         fabric: F,
@@ -91,6 +118,8 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         log_name: impl Into<String>,
         peers: PeerLinks,
     ) -> Result<MetaServer<F, D>, MetaServerError> {
+        config.check_addresses().map_err(MetaServerError::Addresses)?;
+        let reactor_addresses = ReactorAddresses::of(&config.addresses);
         let shell = Shell {
             log: LogWriter::new(log_file, [0; 16], 0, Position::default(), 0)?,
             gate: Gate::default(),
@@ -110,11 +139,11 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             leases: std::collections::VecDeque::new(),
             scratch: Box::default(),
             welcome: Vec::new(),
-            addresses: config.addresses.clone(),
             gate_outputs: true,
         };
         Ok(MetaServer {
-            superblock: Superblock::new([0; 16], config.reactor, config.addresses.len() as u16),
+            superblock: Superblock::new([0; 16], config.reactor, config.reactors()),
+            reactor_addresses,
             config,
             core: None,
             shell,
@@ -167,17 +196,6 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
     #[cfg(feature = "defects")]
     pub fn core_mut(&mut self) -> Option<&mut Core> {
         self.core.as_mut()
-    }
-
-    /// The reactors' addresses as handshakes carry them.
-    pub(crate) fn encoded_addresses(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for address in &self.shell.addresses {
-            let text = address.to_string();
-            bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
-            bytes.extend_from_slice(text.as_bytes());
-        }
-        bytes
     }
 
     fn fabric_events(&mut self, now: Now) -> usize {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use gannet_fabric::{Address, ConnectionId};
+use gannet_fabric::ConnectionId;
 use gannet_meta_core::{Enrollment, Lsn, Now, PeerMessage, SessionIndex, Sink};
 use gannet_proto::control::{Grant, Revoke, StoreInfo};
 use gannet_proto::packet::{Message, PacketWriter};
@@ -33,8 +33,8 @@ pub(crate) struct HostSession {
 #[derive(Debug)]
 pub(crate) struct TargetChannel {
     pub(crate) connection: ConnectionId,
-    /// Where it listens for data sessions.
-    pub(crate) address: Vec<u8>,
+    /// Where it listens for data sessions, the first one first.
+    pub(crate) addresses: Vec<String>,
     pub(crate) stores: Vec<(StoreId, StoreInfo)>,
     /// It acknowledged that nothing of older terms is under way.
     pub(crate) drained: bool,
@@ -45,7 +45,7 @@ pub(crate) struct TargetChannel {
 pub(crate) struct PendingTarget {
     pub(crate) connection: ConnectionId,
     pub(crate) uuid: [u8; 16],
-    pub(crate) address: Vec<u8>,
+    pub(crate) addresses: Vec<String>,
     pub(crate) stores: Vec<StoreInfo>,
 }
 
@@ -83,7 +83,6 @@ pub(crate) struct Shell {
     pub(crate) scratch: Box<PacketWriter>,
     /// Data servers whose numbers are durable and who can be welcomed.
     pub(crate) welcome: Vec<Enrollment>,
-    pub(crate) addresses: Vec<Address>,
     /// Off only in builds with the feature `defects`: then rule H14 is broken on purpose.
     pub(crate) gate_outputs: bool,
 }

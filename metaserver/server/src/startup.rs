@@ -164,8 +164,11 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         for (from, message) in std::mem::take(&mut self.early_messages) {
             core.peer(core_now(now), from, message, &mut self.shell);
         }
-        let address = &self.config.addresses[usize::from(self.config.reactor)];
-        self.fabric.listen(address)?;
+        for address in &self.config.addresses[usize::from(self.config.reactor)] {
+            self.fabric
+                .listen(address)
+                .map_err(|source| MetaServerError::Listen { address: address.clone(), source })?;
+        }
         self.phase = Phase::Serving;
         Ok(true)
     }

@@ -1,19 +1,18 @@
 //! Counters, and how a host asks for them.
 
-use gannet_fabric::ConnectionId;
+use gannet_fabric::{ConnectionId, Fabric};
 use gannet_meta_core::{Core, SessionIndex};
-use gannet_proto::operations::{CounterEntry, RequestHeader, StatsReply};
+use gannet_proto::control::TargetStatsReply;
+use gannet_proto::operations::{RequestHeader, StatsReply, connection_kind};
+use gannet_proto::stats::{STATS_TAIL_BYTES_MAX, StatsTail};
 use gannet_proto::{Status, TargetId};
 use gannet_runtime::time::Time;
-use zerocopy::IntoBytes;
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{U16, U32};
 
 use crate::shell::Shell;
 
 /// How long data servers may take to answer a question for their counters.
 pub(crate) const STATS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
-/// Most bytes of counters in one reply.
-const TAIL_BYTES_MAX: usize = 7 << 10;
 
 /// What the shell counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,35 +41,41 @@ pub(crate) struct PendingStats {
 /// Further counters of the reactor, by name: what its thread is busy with.
 pub type ReactorCounters = Box<dyn Fn(&mut dyn FnMut(&str, u64))>;
 
-/// Encodes counters as the tail of a [`StatsReply`]; returns their number. Counters that do not fit
-/// are left out: there are far fewer.
-fn encode(tail: &mut Vec<u8>, name: &str, value: u64) -> bool {
-    if tail.len() + size_of::<CounterEntry>() + name.len() > TAIL_BYTES_MAX {
-        return false;
+/// Whom to answer.
+pub(crate) struct Asked {
+    pub(crate) connection: ConnectionId,
+    pub(crate) header: RequestHeader,
+    pub(crate) reactor: u16,
+}
+
+impl Asked {
+    fn reply(&self, tail: &StatsTail, last: bool) -> StatsReply {
+        StatsReply {
+            header: self.header.reply(Status::OK),
+            role: U16::ZERO,
+            count: U16::new(tail.counters()),
+            index: U32::new(self.reactor.into()),
+            last: U16::new(last.into()),
+            connections: U16::new(tail.connections()),
+            reserved: [0; 4],
+        }
     }
-    let entry = CounterEntry {
-        value: U64::new(value),
-        name_bytes: U16::new(name.len() as u16),
-        reserved: [0; 6],
-    };
-    tail.extend_from_slice(entry.as_bytes());
-    tail.extend_from_slice(name.as_bytes());
-    true
 }
 
 impl Shell {
-    /// Answers a host with this reactor's counters.
-    pub(crate) fn reply_stats(
+    /// Answers a host with this reactor's counters, and with the fabric of every host's and data
+    /// server's connection. Counters that do not fit are left out: there are far fewer.
+    pub(crate) fn reply_stats<F: Fabric>(
         &mut self,
         core: &Core,
         reactor_counters: Option<&ReactorCounters>,
-        reactor: u16,
-        connection: ConnectionId,
-        header: RequestHeader,
+        fabric: &F,
+        asked: &Asked,
     ) {
-        let mut tail = Vec::new();
-        let mut count = 0;
-        let mut add = |name: &str, value: u64| count += u16::from(encode(&mut tail, name, value));
+        let mut tail = StatsTail::new();
+        let mut add = |name: &str, value: u64| {
+            let _fits = tail.push_counter(name, value);
+        };
         let (log_frames, log_bytes) = self.log.written();
         let shell = &self.counters;
         for (name, value) in [
@@ -92,37 +97,57 @@ impl Shell {
         if let Some(reactor_counters) = reactor_counters {
             reactor_counters(&mut add);
         }
-        let reply = StatsReply {
-            header: header.reply(Status::OK),
-            role: U16::ZERO,
-            count: U16::new(count),
-            index: U32::new(reactor.into()),
-            last: U16::new(1),
-            reserved: [0; 6],
-        };
-        self.connections.push(connection, &reply, &[&tail]);
+        let mut full = Vec::new();
+        for (kind, id, connection) in self.peers_of_a_question() {
+            let scheme = fabric.scheme(connection);
+            let peer = fabric.peer(connection).map(|peer| peer.to_string()).unwrap_or_default();
+            if tail.push_connection(kind, id, scheme, &peer).is_err() {
+                full.push(std::mem::take(&mut tail));
+                // One fits an empty tail.
+                let _fits = tail.push_connection(kind, id, scheme, &peer);
+            }
+        }
+        for tail in &full {
+            self.connections.push(asked.connection, &asked.reply(tail, false), &[tail.bytes()]);
+        }
+        self.connections.push(asked.connection, &asked.reply(&tail, true), &[tail.bytes()]);
     }
 
-    /// Passes a data server's counters on to the host that asked.
-    pub(crate) fn forward_stats(&mut self, target: TargetId, tag: u64, count: u16, tail: &[u8]) {
-        let Some(pending) = self.stats.iter_mut().find(|pending| pending.tag == tag) else {
+    /// Hosts and data servers that are connected: kind, id and connection.
+    fn peers_of_a_question(&self) -> impl Iterator<Item = (u16, u64, ConnectionId)> {
+        let hosts = self.sessions.iter().flatten().filter_map(|session| {
+            Some((connection_kind::HOST, session.session.0, session.connection?))
+        });
+        let targets = self.targets.iter().enumerate().filter_map(|(id, channel)| {
+            Some((connection_kind::TARGET, id as u64, channel.as_ref()?.connection))
+        });
+        hosts.chain(targets)
+    }
+
+    /// Passes a part of a data server's answer on to the host that asked.
+    pub(crate) fn forward_stats(&mut self, target: TargetId, part: &TargetStatsReply, tail: &[u8]) {
+        let Some(pending) = self.stats.iter_mut().find(|pending| pending.tag == part.tag.get())
+        else {
             return;
         };
         let Some(place) = pending.waiting.iter().position(|waiting| *waiting == target) else {
             return;
         };
-        pending.waiting.swap_remove(place);
+        if part.more.get() == 0 {
+            pending.waiting.swap_remove(place);
+        }
         let (host, header) = (pending.host, pending.header);
         let reply = StatsReply {
             header: header.reply(Status::OK),
             role: U16::new(1),
-            count: U16::new(count),
+            count: part.count,
             index: U32::new(target.0),
             last: U16::ZERO,
-            reserved: [0; 6],
+            connections: part.connections,
+            reserved: [0; 4],
         };
         if let Some(connection) = self.host_connection(host)
-            && tail.len() <= TAIL_BYTES_MAX
+            && tail.len() <= STATS_TAIL_BYTES_MAX
         {
             self.connections.push(connection, &reply, &[tail]);
         }

@@ -3,6 +3,7 @@
 use gannet_disk::Disk;
 use gannet_fabric::{ConnectionId, Fabric};
 use gannet_meta_core::Enrollment;
+use gannet_proto::addresses::{split_further, text_of};
 use gannet_proto::control::{
     Drain, Drained, Notice, Retired, RetiredRange, SessionClosed, SessionReady, StoreInfo,
     TargetHello, TargetStatsReply, TargetWelcome,
@@ -24,8 +25,10 @@ const ENROLLING_MAX: usize = 1024;
 
 /// A data server's opening message, checked.
 pub(crate) struct TargetOpening {
-    address: Vec<u8>,
+    addresses: Vec<String>,
     stores: Vec<StoreInfo>,
+    /// The file system that it belongs to, if it says so.
+    file_system_uuid: Option<[u8; 16]>,
 }
 
 /// Reads the tail of a data server's hello.
@@ -39,7 +42,7 @@ pub(crate) fn opening(hello: &TargetHello, tail: &[u8]) -> Result<TargetOpening,
         return field("stores", count as u64);
     }
     let stores_bytes = count * size_of::<StoreInfo>();
-    let (stores, _) = split_tail::<TargetHello>(rest, "stores", stores_bytes, stores_bytes)?;
+    let (stores, rest) = split_tail::<TargetHello>(rest, "stores", stores_bytes, stores_bytes)?;
     let stores: Vec<StoreInfo> = stores
         .chunks_exact(size_of::<StoreInfo>())
         .filter_map(|bytes| StoreInfo::read_from_bytes(bytes).ok())
@@ -47,10 +50,18 @@ pub(crate) fn opening(hello: &TargetHello, tail: &[u8]) -> Result<TargetOpening,
     if let Some(store) = stores.iter().find(|store| store.block_bytes.get() != BLOCK_BYTES) {
         return field("block_bytes", store.block_bytes.get().into());
     }
-    if std::str::from_utf8(address).is_err() {
-        return field("address_bytes", address_bytes as u64);
-    }
-    Ok(TargetOpening { address: address.to_vec(), stores })
+    let mut addresses = vec![text_of::<TargetHello>(address)?.to_owned()];
+    let further = hello.further_addresses.get();
+    let rest = split_further::<TargetHello>(rest, further, |text| addresses.push(text.to_owned()))?;
+    let file_system_uuid = match hello.names_file_system.get() {
+        0 => None,
+        1 => match rest.first_chunk() {
+            Some(uuid) => Some(*uuid),
+            None => return field("names_file_system", rest.len() as u64),
+        },
+        other => return field("names_file_system", other.into()),
+    };
+    Ok(TargetOpening { addresses, stores, file_system_uuid })
 }
 
 impl<F: Fabric, D: Disk> MetaServer<F, D> {
@@ -62,13 +73,18 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         opening: TargetOpening,
     ) -> Result<(), Status> {
         let Some(core) = &mut self.core else { return Err(Status::AGAIN) };
+        // A path or a host's name may mean another metadata server there than it means here. One
+        // whose data server this is not must not give it numbers, nor write to its stores.
+        if opening.file_system_uuid.is_some_and(|uuid| uuid != self.superblock.file_system_uuid) {
+            return Err(Status::OTHER_FILE_SYSTEM);
+        }
         if self.shell.enrolling.len() >= ENROLLING_MAX {
             return Err(Status::AGAIN);
         }
         let pending = PendingTarget {
             connection,
             uuid: hello.uuid,
-            address: opening.address,
+            addresses: opening.addresses,
             stores: opening.stores,
         };
         if self.config.reactor == 0 {
@@ -117,23 +133,28 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         let stores: Vec<_> =
             enrollment.stores.iter().copied().zip(pending.stores.iter().copied()).collect();
         let ids: Vec<U32> = enrollment.stores.iter().map(|store| U32::new(store.0)).collect();
+        let addresses = pending.addresses;
         self.shell.targets[place] =
-            Some(TargetChannel { connection, address: pending.address, stores, drained: false });
+            Some(TargetChannel { connection, addresses, stores, drained: false });
         self.shell.counters.targets_connected += 1;
         self.shell.connections.set_role(connection, Role::Target(target));
         let welcome = TargetWelcome {
             version: U16::new(gannet_proto::VERSION),
-            reactors: U16::new(self.config.addresses.len() as u16),
+            reactors: U16::new(self.config.reactors()),
             reactor: U16::new(self.config.reactor),
             stores: U16::new(ids.len() as u16),
             features: U64::ZERO,
             term: U64::new(self.shell.term),
             target: U32::new(target.0),
             grants_max: U32::new(self.config.grants_max),
-            reserved: U64::ZERO,
+            further_addresses: U16::new(self.reactor_addresses.further),
+            names_file_system: U16::new(1),
+            reserved: U32::ZERO,
         };
-        let addresses = self.encoded_addresses();
-        self.shell.connections.push(connection, &welcome, &[ids.as_bytes(), &addresses]);
+        let addresses = &self.reactor_addresses.encoded;
+        let file_system = &self.superblock.file_system_uuid;
+        let tail = [ids.as_bytes(), addresses, file_system];
+        self.shell.connections.push(connection, &welcome, &tail);
         let drain = Drain { term: U64::new(self.shell.term), reserved: U64::ZERO };
         self.shell.connections.push(connection, &drain, &[]);
     }
@@ -193,7 +214,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             }
             TargetStatsReply::KIND => {
                 let (reply, tail) = frame.read::<TargetStatsReply>()?;
-                self.shell.forward_stats(target, reply.tag.get(), reply.count.get(), tail);
+                self.shell.forward_stats(target, reply, tail);
             }
             kind => return Err(DecodeError::Unexpected { kind }),
         }
@@ -229,5 +250,66 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
                 self.refuse_ticket(connection, header, target, Status::AGAIN);
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use gannet_proto::addresses::push_text;
+
+    use super::*;
+
+    const SHM: &[u8] = b"shm:///t";
+
+    fn hello(further: u16, names: u16) -> TargetHello {
+        TargetHello {
+            address_bytes: U16::new(SHM.len() as u16),
+            stores: U16::new(1),
+            further_addresses: U16::new(further),
+            names_file_system: U16::new(names),
+            ..TargetHello::default()
+        }
+    }
+
+    fn tail() -> Vec<u8> {
+        let store = StoreInfo { block_bytes: U32::new(BLOCK_BYTES), ..StoreInfo::default() };
+        [SHM, store.as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_data_server_names_all_its_addresses_and_its_file_system() {
+        let mut tail = tail();
+        let first = opening(&hello(0, 0), &tail).unwrap();
+        assert_eq!(first.addresses, ["shm:///t"], "as the first version says it");
+        assert_eq!((first.stores.len(), first.file_system_uuid), (1, None));
+        push_text(&mut tail, "tcp://t:1");
+        push_text(&mut tail, "odd://t");
+        tail.extend([7; 16]);
+        let all = opening(&hello(2, 1), &tail).unwrap();
+        assert_eq!(all.addresses, ["shm:///t", "tcp://t:1", "odd://t"], "hosts choose");
+        assert_eq!(all.file_system_uuid, Some([7; 16]));
+        for length in 0..tail.len() {
+            assert!(opening(&hello(2, 1), &tail[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn hellos_out_of_bounds_are_refused_by_field() {
+        let refused = |hello: &TargetHello, tail: &[u8]| match opening(hello, tail) {
+            Err(DecodeError::Field { field, .. }) => field,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("taken"),
+        };
+        let tail = tail();
+        assert_eq!(refused(&hello(8, 0), &[&tail[..], &[0; 64]].concat()), "further_addresses");
+        assert_eq!(refused(&hello(1, 0), &[&tail[..], &[0xff; 2]].concat()), "address");
+        assert_eq!(refused(&hello(1, 0), &[&tail[..], &[1, 0, 0xff]].concat()), "address");
+        assert_eq!(refused(&hello(0, 1), &[&tail[..], &[0; 15]].concat()), "names_file_system");
+        assert_eq!(refused(&hello(0, 2), &[&tail[..], &[0; 16]].concat()), "names_file_system");
+        let long = TargetHello { address_bytes: U16::new(121), ..hello(0, 0) };
+        assert_eq!(refused(&long, &[b'x'; 400]), "address_bytes");
+        let none = TargetHello { stores: U16::ZERO, ..hello(0, 0) };
+        assert_eq!(refused(&none, &tail), "stores");
     }
 }

@@ -7,6 +7,9 @@
 pub mod copy;
 pub(crate) mod cpu;
 pub mod round_trip;
+mod tcp;
+pub mod tcp_echo;
+pub mod tcp_round_trip;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +22,14 @@ use crate::error::PerfError;
 use crate::options::{PerfOptions, WorkloadKind};
 use copy::{CopyCeiling, CopyPlan};
 use round_trip::RoundTrip;
+use tcp_echo::{EchoCeiling, EchoPlan};
 
 /// How long round trips between the cores are measured.
 const ROUND_TRIP_TIME: Duration = Duration::from_millis(200);
 /// How long each copy routine is measured per workload.
 const COPY_TIME: Duration = Duration::from_millis(32);
+/// How long a plain service over TCP is measured per workload.
+const ECHO_TIME: Duration = Duration::from_millis(200);
 
 /// All ceilings of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +42,13 @@ pub struct Ceilings {
     pub round_trip_slowest_ns: Option<f64>,
     /// By workload, block length and depth.
     pub copies: Vec<CopyCeiling>,
+    /// Over TCP between the client's and the server's core; absent where they are one, and where the
+    /// server is not reached over TCP.
+    pub tcp_round_trip: Option<RoundTrip>,
+    /// The longer of the two medians, nanoseconds, as of the round trip above.
+    pub tcp_round_trip_slowest_ns: Option<f64>,
+    /// By workload, block length and depth; empty where the server is not reached over TCP.
+    pub tcp_echoes: Vec<EchoCeiling>,
 }
 
 impl Ceilings {
@@ -52,23 +65,51 @@ impl Ceilings {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         let round_trip_slowest_ns = round_trip.map(|round_trip| round_trip.median_ns);
-        Ok(Ceilings { round_trip, round_trip_slowest_ns, copies: copying? })
+        let mut ceilings =
+            Ceilings { round_trip, round_trip_slowest_ns, copies: copying?, ..Ceilings::default() };
+        if options.reaches_over_tcp() {
+            let round_trip = tcp_round_trip::measure(cores, ROUND_TRIP_TIME)?;
+            ceilings.tcp_round_trip = round_trip;
+            ceilings.tcp_round_trip_slowest_ns = round_trip.map(|round_trip| round_trip.median_ns);
+            ceilings.tcp_echoes = echoes(options)?;
+        }
+        Ok(ceilings)
     }
 
     /// Takes over whatever a second measurement with the same options did better.
     pub fn merge(&mut self, other: &Ceilings) {
-        self.round_trip = match (self.round_trip, other.round_trip) {
-            (Some(one), Some(two)) if two.median_ns < one.median_ns => Some(two),
-            (one, two) => one.or(two),
-        };
-        self.round_trip_slowest_ns = match (self.round_trip_slowest_ns, other.round_trip_slowest_ns)
-        {
-            (Some(one), Some(two)) => Some(one.max(two)),
-            (one, two) => one.or(two),
-        };
+        self.round_trip = shorter(self.round_trip, other.round_trip);
+        self.tcp_round_trip = shorter(self.tcp_round_trip, other.tcp_round_trip);
+        self.round_trip_slowest_ns =
+            longer(self.round_trip_slowest_ns, other.round_trip_slowest_ns);
+        self.tcp_round_trip_slowest_ns =
+            longer(self.tcp_round_trip_slowest_ns, other.tcp_round_trip_slowest_ns);
         for (mine, theirs) in self.copies.iter_mut().zip(&other.copies) {
             mine.merge(theirs);
         }
+        for theirs in &other.tcp_echoes {
+            let mine = self.tcp_echoes.iter_mut().find(|mine| {
+                (mine.workload, mine.block_bytes, mine.depth)
+                    == (theirs.workload, theirs.block_bytes, theirs.depth)
+            });
+            match mine {
+                Some(mine) => mine.merge(theirs),
+                None => self.tcp_echoes.push(theirs.clone()),
+            }
+        }
+    }
+
+    /// The plain service over TCP that belongs to a measurement.
+    #[must_use]
+    pub fn tcp_echo(
+        &self,
+        workload: WorkloadKind,
+        block_bytes: usize,
+        depth: u32,
+    ) -> Option<&EchoCeiling> {
+        self.tcp_echoes.iter().find(|echo| {
+            echo.workload == workload && echo.block_bytes == block_bytes && echo.depth == depth
+        })
     }
 
     /// The copy ceiling of a measurement.
@@ -100,10 +141,7 @@ fn copies(options: &PerfOptions) -> Result<Vec<CopyCeiling>, PerfError> {
     if let Some(core) = options.server_core {
         pin_to_core(core)?;
     }
-    let no_memory = || PerfError::system("mapping as much memory as the file is long");
-    let len_bytes = usize::try_from(options.size_bytes).unwrap_or(usize::MAX);
-    let region = Mapping::anonymous(len_bytes).map_err(no_memory())?;
-    touch(&region);
+    let region = memory_of_file_size(options, 0)?;
     let mut ceilings = Vec::new();
     for workload in &options.workloads {
         for depth in depths(options) {
@@ -114,6 +152,43 @@ fn copies(options: &PerfOptions) -> Result<Vec<CopyCeiling>, PerfError> {
         }
     }
     Ok(ceilings)
+}
+
+fn shorter(one: Option<RoundTrip>, two: Option<RoundTrip>) -> Option<RoundTrip> {
+    match (one, two) {
+        (Some(one), Some(two)) if two.median_ns < one.median_ns => Some(two),
+        (one, two) => one.or(two),
+    }
+}
+
+fn longer(one: Option<f64>, two: Option<f64>) -> Option<f64> {
+    match (one, two) {
+        (Some(one), Some(two)) => Some(one.max(two)),
+        (one, two) => one.or(two),
+    }
+}
+
+fn echoes(options: &PerfOptions) -> Result<Vec<EchoCeiling>, PerfError> {
+    let store = memory_of_file_size(options, tcp_echo::MESSAGE_MEMORY_BYTES)?;
+    let mut ceilings = Vec::new();
+    for workload in &options.workloads {
+        for depth in &options.depths {
+            let block_bytes = options.block_bytes(*workload) as usize;
+            let plan = EchoPlan { workload: *workload, block_bytes, depth: *depth };
+            let cores = [options.core, options.server_core];
+            ceilings.extend(tcp_echo::measure(plan, cores, &store, ECHO_TIME)?);
+        }
+    }
+    Ok(ceilings)
+}
+
+/// Memory as long as the file and `more`, with every page mapped.
+fn memory_of_file_size(options: &PerfOptions, more: usize) -> Result<Arc<Mapping>, PerfError> {
+    let no_memory = PerfError::system("mapping as much memory as the file is long");
+    let len_bytes = usize::try_from(options.size_bytes).unwrap_or(usize::MAX);
+    let memory = Mapping::anonymous(len_bytes.saturating_add(more)).map_err(no_memory)?;
+    touch(&memory);
+    Ok(memory)
 }
 
 /// The depths that are measured, and 1 for the latency floor.

@@ -25,11 +25,11 @@ const END: u64 = u64::MAX;
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// Round trips of one cache line between two cores.
+/// Round trips between two cores, timed in batches: 64 of one cache line, or single ones over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoundTrip {
-    /// Half of the batches of 64 round trips took no longer per round trip, nanoseconds.
+    /// Half of the batches took no longer per round trip, nanoseconds.
     pub median_ns: f64,
     /// The fastest batch, nanoseconds per round trip.
     pub fastest_ns: f64,
@@ -70,7 +70,8 @@ pub fn measure(
     })
 }
 
-fn joined<T>(result: std::thread::Result<T>) -> T {
+/// What a thread returned; its panic goes on here.
+pub(super) fn joined<T>(result: std::thread::Result<T>) -> T {
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -113,14 +114,14 @@ fn ask(question: &Line, answer: &Line, budget: Duration) -> Option<RoundTrip> {
             number += 1;
             question.0.store(number, Ordering::Release);
             if !wait_for(answer, number, end) {
-                return summary(batches_ns, watch);
+                return summary(batches_ns, BATCH, watch);
             }
         }
         let after = Time::monotonic();
         batches_ns.push(after.0 - before.0);
         before = after;
     }
-    summary(batches_ns, watch)
+    summary(batches_ns, BATCH, watch)
 }
 
 /// False if the time was over before the answer was there.
@@ -135,14 +136,15 @@ fn wait_for(answer: &Line, number: u64, end: Time) -> bool {
     true
 }
 
-fn summary(mut batches_ns: Vec<u64>, watch: CpuWatch) -> Option<RoundTrip> {
+/// What is reported of the times of batches of `batch` round trips; `None` if there are none.
+pub(super) fn summary(mut batches_ns: Vec<u64>, batch: u64, watch: CpuWatch) -> Option<RoundTrip> {
     batches_ns.sort_unstable();
-    let per_round_trip = |batch_ns: u64| batch_ns as f64 / BATCH as f64;
+    let per_round_trip = |batch_ns: u64| batch_ns as f64 / batch as f64;
     let median = batches_ns.get(batches_ns.len() / 2)?;
     Some(RoundTrip {
         median_ns: per_round_trip(*median),
         fastest_ns: per_round_trip(*batches_ns.first()?),
-        round_trips: batches_ns.len() as u64 * BATCH,
+        round_trips: batches_ns.len() as u64 * batch,
         cpu_share: watch.share(),
     })
 }

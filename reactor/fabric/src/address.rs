@@ -1,7 +1,8 @@
 //! Addresses of fabric end points, written as URIs.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -20,6 +21,13 @@ pub enum Address {
         /// Port of the connection manager's TCP port space; 0 lets a listener take any.
         port: u16,
     },
+    /// `tcp://host:port`: over any network.
+    Tcp {
+        /// An IP address, or a name that has one.
+        host: String,
+        /// Port; 0 lets a listener take any.
+        port: u16,
+    },
 }
 
 /// A text that is no usable address; the message names the part and the remedy.
@@ -27,11 +35,12 @@ pub enum Address {
 pub enum AddressError {
     /// Not of the form `scheme://...`.
     #[error(
-        "address {0:?} has no scheme: write it as shm:///absolute/path/of/socket or rdma://host:port"
+        "address {0:?} has no scheme: write it as shm:///absolute/path/of/socket, rdma://host:port or \
+         tcp://host:port"
     )]
     NoScheme(String),
     /// A scheme that this build does not know.
-    #[error("address {text:?} has the unknown scheme {scheme:?}: Gannet knows shm and rdma")]
+    #[error("address {text:?} has the unknown scheme {scheme:?}: Gannet knows shm, rdma and tcp")]
     UnknownScheme {
         /// The whole text.
         text: String,
@@ -51,11 +60,17 @@ pub enum AddressError {
         /// The path's length.
         len_bytes: usize,
     },
-    /// `rdma://` without a host and a port from 0 to 65535.
+    /// `rdma://` or `tcp://` without a host and a port from 0 to 65535.
     #[error(
-        "address {0:?} needs a host and a port: rdma://192.168.1.10:7470 or rdma://[fd00::10]:7470"
+        "address {text:?} needs a host and a port: {scheme}://192.168.1.10:7470 or \
+         {scheme}://[fd00::10]:7470"
     )]
-    NoHostAndPort(String),
+    NoHostAndPort {
+        /// The whole text.
+        text: String,
+        /// Its scheme.
+        scheme: &'static str,
+    },
     /// A NUL byte in the path.
     #[error("address {0:?} has a NUL byte")]
     Nul(String),
@@ -87,21 +102,54 @@ impl Address {
     /// # Errors
     /// `NoHostAndPort`.
     pub fn rdma(authority: &str) -> Result<Address, AddressError> {
-        let wrong = || AddressError::NoHostAndPort(format!("rdma://{authority}"));
-        let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => inner,
-            Some(_) => return Err(wrong()),
-            None => host,
-        };
-        let strange = |c: char| !(c.is_ascii_alphanumeric() || "-._%".contains(c));
-        let is_name = bare == host && !host.is_empty() && !host.contains(strange);
-        if bare != host || is_name {
-            return Ok(Address::Rdma { host: bare.to_owned(), port });
-        }
-        Err(wrong())
+        let (host, port) = host_and_port("rdma", authority)?;
+        Ok(Address::Rdma { host, port })
     }
+
+    /// An address of the tcp fabric, from `host:port`; an IPv6 address stands in brackets.
+    ///
+    /// # Errors
+    /// `NoHostAndPort`.
+    pub fn tcp(authority: &str) -> Result<Address, AddressError> {
+        let (host, port) = host_and_port("tcp", authority)?;
+        Ok(Address::Tcp { host, port })
+    }
+
+    /// What host and port stand for: one of the name's addresses. `None` where there are none.
+    /// Asking for a name may take long.
+    pub(crate) fn resolve(&self) -> Option<io::Result<SocketAddr>> {
+        let (Address::Rdma { host, port } | Address::Tcp { host, port }) = self else {
+            return None;
+        };
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let found = (host.as_str(), *port).to_socket_addrs();
+        Some(found.and_then(|mut found| found.next().ok_or_else(unknown)))
+    }
+
+    /// The fabric that it belongs to, as its URI says it.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Address::Shm(_) => "shm",
+            Address::Rdma { .. } => "rdma",
+            Address::Tcp { .. } => "tcp",
+        }
+    }
+}
+
+/// Reads `host:port`.
+fn host_and_port(scheme: &'static str, authority: &str) -> Result<(String, u16), AddressError> {
+    let wrong = || AddressError::NoHostAndPort { text: format!("{scheme}://{authority}"), scheme };
+    let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => inner,
+        Some(_) => return Err(wrong()),
+        None => host,
+    };
+    let strange = |c: char| !(c.is_ascii_alphanumeric() || "-._%".contains(c));
+    let is_name = bare == host && !host.is_empty() && !host.contains(strange);
+    if bare != host || is_name { Ok((bare.to_owned(), port)) } else { Err(wrong()) }
 }
 
 impl FromStr for Address {
@@ -114,6 +162,7 @@ impl FromStr for Address {
         match scheme {
             "shm" => Address::shm(rest),
             "rdma" => Address::rdma(rest),
+            "tcp" => Address::tcp(rest),
             _ => Err(AddressError::UnknownScheme {
                 text: text.to_owned(),
                 scheme: scheme.to_owned(),
@@ -124,12 +173,15 @@ impl FromStr for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.scheme();
         match self {
-            Address::Shm(path) => write!(f, "shm://{}", path.display()),
-            Address::Rdma { host, port } if host.contains(':') => {
-                write!(f, "rdma://[{host}]:{port}")
+            Address::Shm(path) => write!(f, "{scheme}://{}", path.display()),
+            Address::Rdma { host, port } | Address::Tcp { host, port } if host.contains(':') => {
+                write!(f, "{scheme}://[{host}]:{port}")
             }
-            Address::Rdma { host, port } => write!(f, "rdma://{host}:{port}"),
+            Address::Rdma { host, port } | Address::Tcp { host, port } => {
+                write!(f, "{scheme}://{host}:{port}")
+            }
         }
     }
 }
@@ -146,6 +198,8 @@ mod tests {
             "rdma://192.168.1.10:7470",
             "rdma://[fd00::10]:7470",
             "rdma://storage-1.example:0",
+            "tcp://192.168.1.10:7470",
+            "tcp://[::1]:7470",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -164,6 +218,8 @@ mod tests {
             ("rdma://fd00::10:7470", "a host and a port"),
             ("rdma://[host]:7470", "a host and a port"),
             ("rdma://a host:7470", "a host and a port"),
+            ("tcp://host", "tcp://192.168.1.10:7470"),
+            ("tcp://[::1]", "a host and a port"),
             ("shm://relative/path", "absolute path"),
             ("shm://", "absolute path"),
             (long.as_str(), "at most 107"),

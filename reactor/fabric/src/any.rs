@@ -1,105 +1,173 @@
-//! The provider that a daemon was configured with, as one enum: static dispatch everywhere above,
-//! one predictable branch here.
+//! A fabric that reaches peers over every provider of this build.
+//!
+//! Which provider a connection belongs to follows from the address that it was made or accepted at.
+//! A provider is made when it is first needed: by [`Fabric::listen`], [`Fabric::connect`] or
+//! [`AnyFabric::open`]. So a machine without RDMA notices nothing until somebody wants `rdma://`,
+//! and what cannot be made harms none of the others. Once made it stays.
+//!
+//! A provider's connection appears at position `its position * 3 + the provider's number`, so that
+//! positions stay small and never clash. Keys pass through as the provider gave them: they belong
+//! to their connection.
+//!
+//! One reactor owns an [`AnyFabric`]. Its process's death is that of each provider.
 
+mod provider;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use gannet_runtime::memory::{Mapping, Slice};
 use gannet_runtime::time::Time;
 
-use crate::shm::{ShmFabric, ShmOptions};
-#[cfg(feature = "verbs")]
-use crate::verbs::VerbsFabric;
+use self::provider::KINDS;
+pub use self::provider::{Kind, Make, Provider};
+use crate::shm::ShmOptions;
+use crate::tcp::TcpOptions;
 use crate::verbs::VerbsOptions;
 use crate::{
     Access, Address, Capabilities, ConnectionId, Events, Fabric, FabricError, Key, PeerIdentity,
     PostError, Refused, Registration, RemoteSlice, Transfer, WindowError,
 };
 
-/// Settings of a provider; choosing the variant chooses the provider.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FabricOptions {
-    /// Processes on one machine.
-    Shm(ShmOptions),
-    /// RDMA devices.
-    Verbs(VerbsOptions),
+/// The settings of each provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FabricOptions {
+    /// Of `shm://`.
+    pub shm: ShmOptions,
+    /// Of `rdma://`.
+    pub verbs: VerbsOptions,
+    /// Of `tcp://`.
+    pub tcp: TcpOptions,
 }
 
-impl FabricOptions {
-    /// The default settings of the provider that `address` belongs to.
-    #[must_use]
-    pub fn for_address(address: &Address) -> FabricOptions {
-        match address {
-            Address::Shm(_) => FabricOptions::Shm(ShmOptions::default()),
-            Address::Rdma { .. } => FabricOptions::Verbs(VerbsOptions::default()),
-        }
-    }
-}
-
-/// Any provider of this build.
-#[derive(Debug)]
-pub enum AnyFabric {
-    /// Processes on one machine.
-    Shm(ShmFabric),
-    /// RDMA devices.
-    #[cfg(feature = "verbs")]
-    Verbs(VerbsFabric),
+/// All providers of this build as one fabric. See the module. `P` differs in tests only.
+pub struct AnyFabric<P = Provider> {
+    options: FabricOptions,
+    /// By number of the kind.
+    providers: [Option<P>; KINDS],
+    /// Memory that every provider has made ready, for those to come.
+    prepared: Vec<Arc<Mapping>>,
+    armed: bool,
 }
 
 impl AnyFabric {
-    /// Makes the provider that `options` chooses.
-    ///
-    /// # Errors
-    /// What the provider's constructor returns.
-    pub fn new(options: FabricOptions) -> Result<AnyFabric, FabricError> {
-        match options {
-            FabricOptions::Shm(options) => Ok(AnyFabric::Shm(ShmFabric::new(options)?)),
-            #[cfg(feature = "verbs")]
-            FabricOptions::Verbs(options) => Ok(AnyFabric::Verbs(VerbsFabric::new(options)?)),
-            #[cfg(not(feature = "verbs"))]
-            FabricOptions::Verbs(_) => Err(FabricError::Missing(
-                "this build has no RDMA: build it with the feature verbs (on by default), which \
-                 needs libibverbs-dev, librdmacm-dev and libclang-dev"
-                    .to_owned(),
-            )),
-        }
+    /// A fabric without providers yet.
+    #[must_use]
+    pub fn new(options: FabricOptions) -> AnyFabric {
+        AnyFabric::without_providers(options)
     }
 }
 
-/// Runs an expression on whichever provider it is.
-macro_rules! each {
-    ($any:expr, $fabric:ident => $call:expr) => {
-        match $any {
-            AnyFabric::Shm($fabric) => $call,
-            #[cfg(feature = "verbs")]
-            AnyFabric::Verbs($fabric) => $call,
-        }
-    };
+/// A provider's connection as the user sees it.
+#[inline]
+fn outer(kind: usize, inner: ConnectionId) -> ConnectionId {
+    ConnectionId { index: inner.index * KINDS as u32 + kind as u32, ..inner }
 }
 
-impl Fabric for AnyFabric {
-    fn capabilities(&self) -> Capabilities {
-        each!(self, fabric => fabric.capabilities())
+/// The number of the provider, and its name for the connection.
+#[inline]
+fn split(connection: ConnectionId) -> (usize, ConnectionId) {
+    let kinds = KINDS as u32;
+    let inner = ConnectionId { index: connection.index / kinds, ..connection };
+    ((connection.index % kinds) as usize, inner)
+}
+
+impl<P: Make> AnyFabric<P> {
+    fn without_providers(options: FabricOptions) -> AnyFabric<P> {
+        AnyFabric {
+            options,
+            providers: std::array::from_fn(|_| None),
+            prepared: Vec::new(),
+            armed: false,
+        }
+    }
+
+    /// Makes the provider that `address` belongs to, if it was not made yet.
+    ///
+    /// # Errors
+    /// What the machine, or this build, lacks for it; what [`Fabric::prepare`] of memory that was
+    /// prepared before returns. The provider is then not there, and the next call tries again.
+    pub fn open(&mut self, address: &Address) -> Result<(), FabricError> {
+        self.provider(address).map(|_| ())
+    }
+
+    /// Ends like the process's death: peers find this side lost. For tests of what follows a crash.
+    pub fn abandon(self) {
+        self.providers.into_iter().flatten().for_each(P::abandon);
+    }
+
+    /// The provider for an address, made if need be, and its number.
+    fn provider(&mut self, address: &Address) -> Result<(usize, &mut P), FabricError> {
+        let kind = Kind::of(address);
+        let place = &mut self.providers[kind as usize];
+        if place.is_none() {
+            let mut made = P::make(kind, &self.options)?;
+            for memory in &self.prepared {
+                made.prepare(memory)?;
+            }
+            if self.armed {
+                made.arm();
+            }
+            *place = Some(made);
+        }
+        let provider = place.as_mut().expect("it was made above if it was missing");
+        Ok((kind as usize, provider))
+    }
+
+    /// The provider of a connection, and its name for it.
+    #[inline]
+    fn at(&mut self, connection: ConnectionId) -> Option<(&mut P, ConnectionId)> {
+        let (kind, inner) = split(connection);
+        self.providers[kind].as_mut().map(|provider| (provider, inner))
+    }
+
+    #[inline]
+    fn made(&mut self) -> impl Iterator<Item = &mut P> {
+        self.providers.iter_mut().flatten()
+    }
+}
+
+impl<P: Make> Fabric for AnyFabric<P> {
+    #[inline]
+    fn capabilities(&self, connection: ConnectionId) -> Capabilities {
+        let (kind, inner) = split(connection);
+        match &self.providers[kind] {
+            Some(provider) => provider.capabilities(inner),
+            None => Capabilities::NONE,
+        }
+    }
+
+    fn scheme(&self, connection: ConnectionId) -> &'static str {
+        Kind::ALL[split(connection).0].scheme()
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
-        each!(self, fabric => fabric.listen(at))
+        self.provider(at)?.1.listen(at)
     }
 
     fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
-        each!(self, fabric => fabric.connect(to))
+        let (kind, provider) = self.provider(to)?;
+        provider.connect(to).map(|inner| outer(kind, inner))
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {
-        each!(self, fabric => fabric.disconnect(connection));
+        if let Some((provider, inner)) = self.at(connection) {
+            provider.disconnect(inner);
+        }
     }
 
     fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {
-        each!(self, fabric => fabric.peer(connection))
+        let (kind, inner) = split(connection);
+        self.providers[kind].as_ref()?.peer(inner)
     }
 
     fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError> {
-        each!(self, fabric => fabric.prepare(memory))
+        self.made().try_for_each(|provider| provider.prepare(memory))?;
+        self.prepared.push(Arc::clone(memory));
+        Ok(())
     }
 
     fn register(
@@ -108,7 +176,8 @@ impl Fabric for AnyFabric {
         memory: &Arc<Mapping>,
         access: Access,
     ) -> Result<Registration, FabricError> {
-        each!(self, fabric => fabric.register(connection, memory, access))
+        let (provider, inner) = self.at(connection).ok_or(FabricError::NotConnected)?;
+        provider.register(inner, memory, access)
     }
 
     fn open_window(
@@ -119,54 +188,88 @@ impl Fabric for AnyFabric {
         len_bytes: u64,
         access: Access,
     ) -> Result<Registration, WindowError> {
-        each!(self, fabric => fabric.open_window(connection, base, offset, len_bytes, access))
+        let (provider, inner) = self.at(connection).ok_or(WindowError::NotConnected)?;
+        provider.open_window(inner, base, offset, len_bytes, access)
     }
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {
-        each!(self, fabric => fabric.deregister(connection, key));
+        if let Some((provider, inner)) = self.at(connection) {
+            provider.deregister(inner, key);
+        }
     }
 
     #[inline]
     fn send(&mut self, connection: ConnectionId, message: &[u8]) -> Result<(), PostError> {
-        each!(self, fabric => fabric.send(connection, message))
+        let (provider, inner) = self.at(connection).ok_or(PostError::NotConnected)?;
+        provider.send(inner, message)
     }
 
+    #[inline]
     fn write(&mut self, connection: ConnectionId, transfer: Transfer) -> Result<(), Refused> {
-        each!(self, fabric => fabric.write(connection, transfer))
+        match self.at(connection) {
+            Some((provider, inner)) => provider.write(inner, transfer),
+            None => Err(Refused { error: PostError::NotConnected, transfer }),
+        }
     }
 
+    #[inline]
     fn read(&mut self, connection: ConnectionId, transfer: Transfer) -> Result<(), Refused> {
-        each!(self, fabric => fabric.read(connection, transfer))
+        match self.at(connection) {
+            Some((provider, inner)) => provider.read(inner, transfer),
+            None => Err(Refused { error: PostError::NotConnected, transfer }),
+        }
     }
 
+    #[inline]
     fn map(
         &mut self,
         connection: ConnectionId,
         remote: RemoteSlice,
         access: Access,
     ) -> Option<Slice> {
-        each!(self, fabric => fabric.map(connection, remote, access))
+        let (provider, inner) = self.at(connection)?;
+        provider.map(inner, remote, access)
     }
 
     #[inline]
     fn flush(&mut self) {
-        each!(self, fabric => fabric.flush());
+        self.made().for_each(P::flush);
     }
 
     #[inline]
     fn poll(&mut self, now: Time, events: &mut Events) {
-        each!(self, fabric => fabric.poll(now, events));
+        for (kind, provider) in self.providers.iter_mut().enumerate() {
+            if let Some(provider) = provider {
+                let start = events.len();
+                provider.poll(now, events);
+                events.rewrite_connections(start, |inner| outer(kind, inner));
+            }
+        }
     }
 
     fn arm(&mut self) {
-        each!(self, fabric => fabric.arm());
+        self.armed = true;
+        self.made().for_each(P::arm);
     }
 
     fn disarm(&mut self) {
-        each!(self, fabric => fabric.disarm());
+        self.armed = false;
+        self.made().for_each(P::disarm);
     }
 
     fn wake_descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        each!(self, fabric => fabric.wake_descriptors(visit));
+        for provider in self.providers.iter().flatten() {
+            provider.wake_descriptors(visit);
+        }
+    }
+}
+
+impl<P: fmt::Debug> fmt::Debug for AnyFabric<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnyFabric")
+            .field("providers", &self.providers)
+            .field("prepared", &self.prepared.len())
+            .field("armed", &self.armed)
+            .finish_non_exhaustive()
     }
 }

@@ -20,7 +20,11 @@
 pub mod address;
 pub mod any;
 pub mod arena;
+mod credits;
+pub mod route;
 pub mod shm;
+pub mod tcp;
+mod trust;
 pub mod verbs;
 
 use std::io;
@@ -47,10 +51,11 @@ pub struct ConnectionId {
 }
 
 /// Names a registered range to the peer, as an rkey does. Unique over all live registrations and
-/// windows of the registering fabric value. Where the end of a connection takes access away
-/// (`Capabilities::disconnect_revokes_access`), a key may come back as soon as `poll` has handed
-/// out its [`Event::Deregistered`], in the same batch even; elsewhere not as long as its connection
-/// lives, since a peer that was told of it may come late.
+/// windows of the registering provider; connections of an [`any::AnyFabric`] that are of different
+/// providers may have the same key, each for itself. Where the end of a connection takes access
+/// away (`Capabilities::disconnect_revokes_access`), a key may come back as soon as `poll` has
+/// handed out its [`Event::Deregistered`], in the same batch even; elsewhere not as long as its
+/// connection lives, since a peer that was told of it may come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u32);
 
@@ -198,6 +203,17 @@ pub enum PeerIdentity {
     Network(String),
 }
 
+impl std::fmt::Display for PeerIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PeerIdentity::Local { pid, uid, gid } => {
+                write!(f, "process {pid}, user {uid}, group {gid}")
+            }
+            PeerIdentity::Network(address) => f.write_str(address),
+        }
+    }
+}
+
 /// One completion or notice. Messages lie in the [`Events`] that returned the event.
 #[derive(Debug)]
 pub enum Event {
@@ -329,6 +345,24 @@ impl Events {
         self.list.is_empty()
     }
 
+    /// Calls `rewrite` with the connection of each event from position `start` on.
+    fn rewrite_connections(
+        &mut self,
+        start: usize,
+        mut rewrite: impl FnMut(ConnectionId) -> ConnectionId,
+    ) {
+        for event in self.list.range_mut(start..) {
+            let (Event::Accepted { connection, .. }
+            | Event::Connected { connection }
+            | Event::Disconnected { connection, .. }
+            | Event::Message { connection, .. }
+            | Event::Registered { connection, .. }
+            | Event::Deregistered { connection, .. }
+            | Event::Transferred { connection, .. }) = event;
+            *connection = rewrite(*connection);
+        }
+    }
+
     /// Forgets all events and messages, keeping the memory.
     pub fn clear(&mut self) {
         self.list.clear();
@@ -346,6 +380,15 @@ pub struct Capabilities {
     pub disconnect_revokes_access: bool,
     /// [`Fabric::open_window`] works.
     pub memory_windows: bool,
+}
+
+impl Capabilities {
+    /// Nothing of it.
+    pub const NONE: Capabilities = Capabilities {
+        maps_remote_memory: false,
+        disconnect_revokes_access: false,
+        memory_windows: false,
+    };
 }
 
 /// What can go wrong when a connection, a listener or a registration is set up.
@@ -395,8 +438,14 @@ pub enum FabricError {
 
 /// An RDMA-like fabric, seen by one reactor.
 pub trait Fabric {
-    /// What this provider can do.
-    fn capabilities(&self) -> Capabilities;
+    /// What the provider of this connection can do. Of a connection that has ended it may say what
+    /// it said before, or that it can do nothing.
+    fn capabilities(&self, connection: ConnectionId) -> Capabilities;
+
+    /// The provider of this connection, as addresses write it: `shm`, `rdma`, `tcp`. For people.
+    fn scheme(&self, _connection: ConnectionId) -> &'static str {
+        "other"
+    }
 
     /// Accepts connections at `at` from now on.
     ///

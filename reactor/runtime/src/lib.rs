@@ -19,5 +19,6 @@ mod sleep;
 pub mod spawn;
 pub mod stats;
 pub mod stop;
+pub mod stream;
 pub mod time;
 pub mod wake;

@@ -1,4 +1,5 @@
 use super::*;
+use gannet_proto::operations::CounterEntry;
 use gannet_proto::packet::{Frames, Message};
 use zerocopy::FromBytes;
 
@@ -25,7 +26,7 @@ fn notices_come_before_answers_and_answers_before_retirements() {
     let mut stats = Stats::default();
     outbox.retire(1);
     outbox.answer(Answer::Drained(Drained::default())).unwrap();
-    outbox.answer(Answer::Stats(5)).unwrap();
+    outbox.answer(Answer::Stats { tag: 5, more: false }).unwrap();
     outbox.notice(notice(2)).unwrap();
     let mut packets = Vec::new();
     let sent = outbox.flush(TERM, &mut stats, |packet| {
@@ -43,7 +44,7 @@ fn notices_come_before_answers_and_answers_before_retirements() {
 fn counters_travel_with_their_names() {
     let mut outbox = outbox(1);
     let mut stats = Stats { arrivals: 17, ..Stats::default() };
-    outbox.answer(Answer::Stats(5)).unwrap();
+    outbox.answer(Answer::Stats { tag: 5, more: false }).unwrap();
     let mut found = Vec::new();
     outbox
         .flush(TERM, &mut stats, |packet| {
@@ -156,9 +157,9 @@ fn queues_are_bounded() {
     }
     assert_eq!(outbox.notice(notice(1000)), Err(Overflow));
     for tag in 0..ANSWERS_MAX as u64 {
-        outbox.answer(Answer::Stats(tag)).unwrap();
+        outbox.answer(Answer::Stats { tag, more: false }).unwrap();
     }
-    assert_eq!(outbox.answer(Answer::Stats(0)), Err(Overflow));
+    assert_eq!(outbox.answer(Answer::Stats { tag: 0, more: false }), Err(Overflow));
     outbox.clear();
     assert!(outbox.is_empty());
 }

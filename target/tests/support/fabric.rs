@@ -304,7 +304,7 @@ impl World {
 }
 
 impl Fabric for FakeFabric {
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, _connection: ConnectionId) -> Capabilities {
         let maps = self.0.borrow().maps;
         Capabilities {
             maps_remote_memory: maps,
@@ -334,6 +334,10 @@ impl Fabric for FakeFabric {
             }
             self.break_connection(connection, DisconnectReason::Local);
         }
+    }
+
+    fn scheme(&self, _connection: ConnectionId) -> &'static str {
+        "fake"
     }
 
     fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {

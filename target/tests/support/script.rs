@@ -77,7 +77,7 @@ pub fn packet<T: Message>(message: &T, tail: &[u8]) -> Vec<u8> {
 pub fn config() -> TargetConfig {
     let listen = Address::shm("/data/server").unwrap();
     let metadata_server = Address::shm("/meta/0").unwrap();
-    TargetConfig::new([7; 16], 99, listen, metadata_server)
+    TargetConfig::new([7; 16], 99, vec![listen], metadata_server)
 }
 
 pub fn welcome_packet(term: u64, reactor: u16, reactors: u16, grants_max: u32) -> Vec<u8> {

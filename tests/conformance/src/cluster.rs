@@ -89,8 +89,8 @@ impl Cluster {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = |name: String| -> PathBuf { directory.path().join(name) };
         let address = |name: String| Address::shm(path(name)).expect("a short path");
-        let metaserver_addresses: Vec<Address> =
-            (0..shape.reactors).map(|index| address(format!("meta.{index}"))).collect();
+        let metaserver_addresses: Vec<Vec<Address>> =
+            (0..shape.reactors).map(|index| vec![address(format!("meta.{index}"))]).collect();
 
         let links = peers::link(shape.reactors).expect("eventfds");
         let (mut metaservers, mut metaserver_notes) = (Vec::new(), Vec::new());
@@ -121,8 +121,8 @@ impl Cluster {
             let config = TargetConfig::new(
                 [index as u8 + 101; 16],
                 index as u64 + 1,
-                address(format!("target.{index}")),
-                metaserver_addresses[0].clone(),
+                vec![address(format!("target.{index}"))],
+                metaserver_addresses[0][0].clone(),
             );
             let store = OpenStore::new(file, info, 0);
             targets.push(Target::new(config, fabric, disk, vec![store]).expect("a usable store"));
@@ -132,7 +132,7 @@ impl Cluster {
         let (fabric, client_notes) = spied(shape.maps);
         let options = ClientOptions {
             complete_by_metaserver: shape.complete_by_metaserver,
-            ..ClientOptions::new(metaserver_addresses[0].clone(), SessionId(77), 1)
+            ..ClientOptions::new(metaserver_addresses[0][0].clone(), SessionId(77), 1)
         };
         let mut cluster = Cluster {
             stalled: vec![false; targets.len()],

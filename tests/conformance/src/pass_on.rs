@@ -7,8 +7,11 @@
 macro_rules! pass_on {
     ($($method:ident)*) => { $($crate::pass_on!(@ $method);)* };
     (@ capabilities) => {
-        fn capabilities(&self) -> $crate::gannet_fabric::Capabilities {
-            self.inner.capabilities()
+        fn capabilities(
+            &self,
+            connection: $crate::gannet_fabric::ConnectionId,
+        ) -> $crate::gannet_fabric::Capabilities {
+            self.inner.capabilities(connection)
         }
     };
     (@ listen) => {
@@ -38,6 +41,10 @@ macro_rules! pass_on {
             connection: $crate::gannet_fabric::ConnectionId,
         ) -> Option<$crate::gannet_fabric::PeerIdentity> {
             self.inner.peer(connection)
+        }
+
+        fn scheme(&self, connection: $crate::gannet_fabric::ConnectionId) -> &'static str {
+            self.inner.scheme(connection)
         }
     };
     (@ prepare) => {

@@ -94,8 +94,7 @@ pub struct SpyFabric<F> {
 impl<F: Fabric> SpyFabric<F> {
     /// Wraps a provider; what happens goes to `notes`.
     pub fn new(inner: F, notes: Notes) -> SpyFabric<F> {
-        let maps = inner.capabilities().maps_remote_memory;
-        SpyFabric { inner, notes, batch: Events::default(), maps }
+        SpyFabric { inner, notes, batch: Events::default(), maps: true }
     }
 
     /// Wraps a provider as one that maps no remote memory, so that all payload goes by one-sided
@@ -110,8 +109,9 @@ impl<F: Fabric> Fabric for SpyFabric<F> {
         listen disconnect peer prepare open_window deregister flush sleeping
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { maps_remote_memory: self.maps, ..self.inner.capabilities() }
+    fn capabilities(&self, connection: ConnectionId) -> Capabilities {
+        let inner = self.inner.capabilities(connection);
+        Capabilities { maps_remote_memory: self.maps && inner.maps_remote_memory, ..inner }
     }
 
     fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {

@@ -124,8 +124,8 @@ impl Fabric for Model {
         listen connect peer prepare send map flush sleeping
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { memory_windows: true, ..self.inner.capabilities() }
+    fn capabilities(&self, connection: ConnectionId) -> Capabilities {
+        Capabilities { memory_windows: true, ..self.inner.capabilities(connection) }
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {

@@ -1,9 +1,10 @@
 //! A cluster of separate processes: one metadata server, some data servers.
 
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gannet_fabric::Address;
 use rustix::process::Signal;
@@ -30,16 +31,72 @@ pub enum Network {
         /// Networks besides this machine that may connect, as in the configuration.
         trusted_hosts: Vec<String>,
     },
+    /// Places on a network, each server at one of its own.
+    Tcp {
+        /// The metadata server's.
+        metaserver: Place,
+        /// The data servers'.
+        targets: Vec<Place>,
+        /// Where commands run on the cluster.
+        host: Place,
+        /// Networks from which hosts and servers may connect, as in the configuration.
+        trusted_hosts: Vec<String>,
+    },
+}
+
+/// A place on a network that processes can be started at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its address.
+    pub address: IpAddr,
+    /// Where servers listen there, and on the ports behind it.
+    pub port: u16,
+    /// What goes in front of a command's own words, so that it runs there.
+    pub prefix: Vec<String>,
+}
+
+impl Place {
+    /// Where a server listens here.
+    #[must_use]
+    pub fn listens(&self) -> Address {
+        Address::Tcp { host: self.address.to_string(), port: self.port }
+    }
+
+    /// The command, to be run here.
+    #[must_use]
+    pub fn command(&self, command: Command) -> Command {
+        let Some((program, words)) = self.prefix.split_first() else { return command };
+        let mut moved = Command::new(program);
+        moved.args(words).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => moved.env(name, value),
+                None => moved.env_remove(name),
+            };
+        }
+        moved
+    }
 }
 
 impl Network {
     /// Whom the servers let in, as a line of a configuration.
     fn trust(&self) -> String {
         match self {
-            Network::Rdma { trusted_hosts, .. } if !trusted_hosts.is_empty() => {
+            Network::Rdma { trusted_hosts, .. } | Network::Tcp { trusted_hosts, .. }
+                if !trusted_hosts.is_empty() =>
+            {
                 format!("trusted_hosts = {trusted_hosts:?}\n")
             }
             _ => String::new(),
+        }
+    }
+
+    /// The command, to be run where a server is.
+    fn at_server(&self, server: Option<usize>, command: Command) -> Command {
+        match (self, server) {
+            (Network::Tcp { metaserver, .. }, None) => metaserver.command(command),
+            (Network::Tcp { targets, .. }, Some(index)) => targets[index].command(command),
+            _ => command,
         }
     }
 }
@@ -67,10 +124,14 @@ pub struct ClusterOptions {
     pub stores: Vec<Store>,
     /// Size of each store that is no device, as in the configuration.
     pub store_size: &'static str,
-    /// How long a session outlives its connection, as in the configuration.
-    pub lease: &'static str,
+    /// How long a session outlives its connection, in whole milliseconds.
+    pub lease: Duration,
     /// By which fabric the servers are reached.
     pub network: Network,
+    /// More lines of the metadata server's configuration; tables are at their end.
+    pub metaserver_settings: String,
+    /// The same of the data servers'.
+    pub target_settings: String,
 }
 
 impl Default for ClusterOptions {
@@ -80,8 +141,10 @@ impl Default for ClusterOptions {
             targets: 2,
             stores: Vec::new(),
             store_size: "256M",
-            lease: "10s",
+            lease: Duration::from_secs(10),
             network: Network::Shm,
+            metaserver_settings: String::new(),
+            target_settings: String::new(),
         }
     }
 }
@@ -137,12 +200,14 @@ impl Cluster {
     }
 
     fn write_configurations(&self, options: &ClusterOptions) {
-        let ClusterOptions { reactors, targets, stores, store_size, lease, network } = options;
+        let ClusterOptions { reactors, targets, stores, store_size, network, .. } = options;
         let (directory, trust) = (self.directory.path().display(), network.trust());
         let metaserver = self.address();
         let text = format!(
             "directory = \"{directory}/meta\"\nlisten = \"{metaserver}\"\n\
-             reactors = {reactors}\nidle = \"adaptive\"\nlease = \"{lease}\"\n{trust}"
+             reactors = {reactors}\nidle = \"adaptive\"\nlease = \"{}ms\"\n{trust}{}",
+            options.lease.as_millis(),
+            options.metaserver_settings
         );
         std::fs::write(self.config("metaserver"), text).expect("a file");
         for index in 0..*targets {
@@ -157,7 +222,8 @@ impl Cluster {
             };
             let text = format!(
                 "listen = \"{listen}\"\nmetaserver = \"{metaserver}\"\nidle = \"adaptive\"\n\
-                 {trust}[[store]]\n{store}"
+                 {trust}{}[[store]]\n{store}",
+                options.target_settings
             );
             std::fs::write(self.config(&name), text).expect("a file");
         }
@@ -171,10 +237,15 @@ impl Cluster {
         self.directory.path().join(format!("{name}.log"))
     }
 
-    fn spawn(&self, role: &str, name: &str) -> Server {
+    /// Starts a data server, or the metadata server.
+    fn spawn(&self, target: Option<usize>) -> Server {
+        let (role, name) = match target {
+            Some(index) => ("target", target_name(index)),
+            None => ("metaserver", "metaserver".to_owned()),
+        };
         let mut command = Command::new(gannet());
-        command.env("GANNET_LOG", "info").args([role, "--config"]).arg(self.config(name));
-        Server::start(name, command, &self.log(name))
+        command.env("GANNET_LOG", "info").args([role, "--config"]).arg(self.config(&name));
+        Server::start(&name, self.network.at_server(target, command), &self.log(&name))
     }
 
     /// Starts all servers, waits until they serve and says since when.
@@ -191,13 +262,13 @@ impl Cluster {
     /// If one does not get ready.
     pub fn start_in_order(&mut self, metaserver_first: bool) -> Instant {
         if metaserver_first {
-            self.metaserver = Some(self.spawn("metaserver", "metaserver"));
+            self.metaserver = Some(self.spawn(None));
         }
         for index in 0..self.targets.len() {
-            self.targets[index] = Some(self.spawn("target", &target_name(index)));
+            self.targets[index] = Some(self.spawn(Some(index)));
         }
         if !metaserver_first {
-            self.metaserver = Some(self.spawn("metaserver", "metaserver"));
+            self.metaserver = Some(self.spawn(None));
         }
         let servers = self.metaserver.iter_mut().chain(self.targets.iter_mut().flatten());
         servers.map(Server::wait_ready).max().expect("there is a server")
@@ -208,7 +279,7 @@ impl Cluster {
     /// # Panics
     /// If it does not get ready.
     pub fn start_metaserver(&mut self) -> Instant {
-        let server = self.spawn("metaserver", "metaserver");
+        let server = self.spawn(None);
         self.metaserver.insert(server).wait_ready()
     }
 
@@ -217,7 +288,7 @@ impl Cluster {
     /// # Panics
     /// If it does not get ready.
     pub fn start_target(&mut self, index: usize) -> Instant {
-        let server = self.spawn("target", &target_name(index));
+        let server = self.spawn(Some(index));
         self.targets[index].insert(server).wait_ready()
     }
 
@@ -331,6 +402,7 @@ impl Cluster {
         match &self.network {
             Network::Shm => self.socket("meta.sock"),
             Network::Rdma { host, port, .. } => Address::Rdma { host: host.clone(), port: *port },
+            Network::Tcp { metaserver, .. } => metaserver.listens(),
         }
     }
 
@@ -345,6 +417,7 @@ impl Cluster {
             Network::Rdma { host, port, .. } => {
                 Address::Rdma { host: host.clone(), port: port + TARGET_PORTS + index as u16 }
             }
+            Network::Tcp { targets, .. } => targets[index].listens(),
         }
     }
 
@@ -369,7 +442,10 @@ impl Cluster {
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(gannet());
         command.env("GANNET_SERVER", self.address().to_string()).args(arguments);
-        command
+        match &self.network {
+            Network::Tcp { host, .. } => host.command(command),
+            _ => command,
+        }
     }
 
     /// Runs `gannet` with these arguments to its end.

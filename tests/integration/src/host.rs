@@ -34,7 +34,7 @@ impl Host {
         buffers: u32,
         adjust: impl FnOnce(&mut ClientOptions),
     ) -> Host {
-        let fabric = AnyFabric::new(FabricOptions::for_address(metaserver)).expect("a fabric");
+        let fabric = AnyFabric::new(FabricOptions::default());
         Host::over(fabric, metaserver, buffer_bytes, buffers, adjust)
     }
 }

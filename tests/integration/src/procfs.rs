@@ -43,6 +43,18 @@ pub fn io_bytes(pid: u32) -> u64 {
     (value("rchar") + value("wchar")).max(value("read_bytes") + value("write_bytes"))
 }
 
+/// Resident memory of a process, bytes.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn resident_bytes(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of it");
+    let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kibibytes * 1024
+}
+
 /// Processor time that a process used so far, all its threads, in user and kernel mode.
 ///
 /// # Panics
@@ -75,5 +87,6 @@ mod tests {
         }
         std::fs::write(&path, vec![1; 100_000]).expect("written");
         assert!(io_bytes(pid) >= 100_000);
+        assert!(resident_bytes(pid) > 100_000);
     }
 }

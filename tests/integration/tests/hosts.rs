@@ -59,7 +59,8 @@ impl Drop for Victim {
 #[test]
 fn a_host_killed_in_mid_transfer_leaves_nothing_behind() {
     let _turn = one_at_a_time();
-    let options = ClusterOptions { store_size: "512M", lease: "1s", ..Default::default() };
+    let options =
+        ClusterOptions { store_size: "512M", lease: Duration::from_secs(1), ..Default::default() };
     let mut cluster = Cluster::new(options);
     let source = cluster.directory().join("large");
     // So large that no machine stores it before it is killed.

@@ -16,8 +16,6 @@ const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// Requests that complete between two kills.
 const BETWEEN: u64 = 2000;
 
-const LOAD: LoadOptions = LoadOptions { files: 4, file_bytes: 4 << 20, depth: 64, seed: 1 };
-
 /// Runs a load, kills and restarts by `kill` and `restart`, and checks everything afterwards.
 fn survive(
     seed: u64,
@@ -27,7 +25,7 @@ fn survive(
     let _turn = one_at_a_time();
     let mut cluster = Cluster::new(ClusterOptions { store_size: "128M", ..Default::default() });
     let before = cluster.used_bytes();
-    let mut load = Load::start(&cluster.address(), LoadOptions { seed, ..LOAD });
+    let mut load = Load::start(&cluster.address(), LoadOptions { seed, ..LoadOptions::default() });
     for round in 0..ROUNDS {
         load.progress(BETWEEN);
         kill(&mut cluster, round);

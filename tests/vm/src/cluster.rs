@@ -13,9 +13,9 @@ pub const PORT: u16 = 7600;
 /// Reactors of the metadata server.
 const REACTORS: u32 = 2;
 /// Longer than any outage that these tests make: a write whose session is lost fails.
-const LEASE: &str = "30s";
+const LEASE: Duration = Duration::from_secs(30);
 /// The lease for tests of what a dead host leaves behind.
-pub const LEASE_SHORT: &str = "500ms";
+pub const LEASE_SHORT: Duration = Duration::from_millis(500);
 /// How long servers may take to give back what a host had, its lease included.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
 
@@ -30,6 +30,7 @@ pub fn options(stores: Vec<Store>) -> ClusterOptions {
         store_size: "96M",
         lease: LEASE,
         network: Network::Rdma { host, port: PORT, trusted_hosts: Vec::new() },
+        ..ClusterOptions::default()
     }
 }
 

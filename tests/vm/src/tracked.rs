@@ -1,13 +1,13 @@
 //! A fabric that knows the connections its user made by their addresses, so that a test can break
 //! one of them under the user.
 
-use gannet_fabric::any::{AnyFabric, FabricOptions};
+use gannet_fabric::verbs::{VerbsFabric, VerbsOptions};
 use gannet_fabric::{Address, ConnectionId, Fabric, FabricError};
 
 /// The verbs fabric, and what was connected to what. Belongs to one thread.
 #[derive(Debug)]
 pub struct Tracked {
-    inner: AnyFabric,
+    inner: VerbsFabric,
     /// Connections that were asked for, oldest first. Those that ended are among them.
     made: Vec<(Address, ConnectionId)>,
 }
@@ -19,8 +19,8 @@ impl Tracked {
     /// If there is no device, or `address` is not of RDMA.
     #[must_use]
     pub fn new(address: &Address) -> Tracked {
-        let inner = AnyFabric::new(FabricOptions::for_address(address)).expect("a fabric");
-        assert!(matches!(inner, AnyFabric::Verbs(_)), "{address} is not of RDMA");
+        assert!(matches!(address, Address::Rdma { .. }), "{address} is not of RDMA");
+        let inner = VerbsFabric::new(VerbsOptions::default()).expect("a fabric");
         Tracked { inner, made: Vec::new() }
     }
 
@@ -32,10 +32,7 @@ impl Tracked {
         let made = self.made.iter().rfind(|(address, _)| address == to);
         let (_, connection) = *made.unwrap_or_else(|| panic!("no connection to {to} was made"));
         assert!(self.inner.peer(connection).is_some(), "the connection to {to} has ended");
-        match &mut self.inner {
-            AnyFabric::Verbs(verbs) => verbs.break_queue_pair(connection),
-            AnyFabric::Shm(_) => unreachable!("made by new"),
-        }
+        self.inner.break_queue_pair(connection);
     }
 
     /// How often a connection to `to` was asked for.

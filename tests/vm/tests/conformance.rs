@@ -25,7 +25,7 @@ impl Provider for Verbs {
             windows_max: bounds.windows_max,
             ..VerbsOptions::default()
         };
-        AnyFabric::new(FabricOptions::Verbs(options)).expect("a fabric")
+        AnyFabric::new(FabricOptions { verbs: options, ..FabricOptions::default() })
     }
 
     fn address(&self) -> Address {
@@ -35,10 +35,7 @@ impl Provider for Verbs {
     }
 
     fn kill(&self, fabric: AnyFabric) {
-        match fabric {
-            AnyFabric::Verbs(verbs) => verbs.abandon(),
-            other => panic!("{other:?}"),
-        }
+        fabric.abandon();
     }
 
     /// Emulated processors and a device made of software.

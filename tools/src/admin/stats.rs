@@ -1,4 +1,4 @@
-//! `gannet stats`: the counters of every role.
+//! `gannet stats`: the counters of every role, and its connections with the fabric of each.
 //!
 //! The metadata server answers for its reactors and asks the data servers for theirs. Roles that
 //! share a reactor report the same thread; it is counted once.
@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use gannet_client::{Counters, Operation, Outcome, Role};
+use gannet_client::{Counters, Operation, Outcome, Peer, PeerConnection, Role};
+use gannet_proto::SessionId;
 use serde_json::{Map, Value, json};
 
 use super::REQUESTS_MAX;
@@ -42,10 +43,11 @@ fn ask(connection: &mut Connection, reactor: u16) -> Result<Vec<Counters>, Failu
     answer.map_err(|error| error.about("asking for counters"))
 }
 
-/// Counters of one role, in the order in which it told them.
+/// What one role told, in its order.
 struct One {
     index: u32,
     values: Vec<(String, u64)>,
+    connections: Vec<PeerConnection>,
 }
 
 impl One {
@@ -59,8 +61,31 @@ impl One {
         for (name, value) in &self.values {
             object.insert(name.clone(), (*value).into());
         }
+        let connections: Vec<Value> = self.connections.iter().map(connection_json).collect();
+        object.insert("connections".to_owned(), connections.into());
         Value::Object(object)
     }
+}
+
+/// Who is at the other end: a host by its session, or a data server by its number.
+fn connection_json(connection: &PeerConnection) -> Value {
+    let (kind, key, id) = match connection.peer {
+        Peer::Host(id) => ("host", "session", session(id).into()),
+        Peer::Target(id) => ("target", "target", id.0.into()),
+        Peer::DataSession(id) => ("data session", "session", session(id).into()),
+        Peer::Unknown { id, .. } => ("unknown", "id", id.into()),
+    };
+    let mut object = Map::new();
+    object.insert("kind".to_owned(), kind.into());
+    object.insert(key.to_owned(), id);
+    object.insert("fabric".to_owned(), connection.fabric.clone().into());
+    object.insert("peer".to_owned(), connection.at.clone().into());
+    Value::Object(object)
+}
+
+/// A host's session, of whose number no digit may be lost.
+fn session(id: SessionId) -> String {
+    format!("{:016x}", id.0)
 }
 
 /// Counters of all roles.
@@ -72,12 +97,13 @@ struct Cluster {
 impl Cluster {
     fn of(roles: Vec<Counters>) -> Cluster {
         let mut cluster = Cluster { metaservers: Vec::new(), targets: Vec::new() };
-        for Counters { role, values } in roles {
-            match role {
-                Role::Metaserver(index) => cluster.metaservers.push(One { index, values }),
-                Role::Target(index) => cluster.targets.push(One { index, values }),
-                Role::Unknown { .. } => {}
-            }
+        for Counters { role, values, connections } in roles {
+            let (list, index) = match role {
+                Role::Metaserver(index) => (&mut cluster.metaservers, index),
+                Role::Target(index) => (&mut cluster.targets, index),
+                Role::Unknown { .. } => continue,
+            };
+            list.push(One { index, values, connections });
         }
         cluster.metaservers.sort_by_key(|one| one.index);
         cluster.targets.sort_by_key(|one| one.index);
@@ -117,6 +143,7 @@ impl Cluster {
                     "idle_ns": of_threads("reactor_idle_ns"),
                     "sleep_ns": of_threads("reactor_sleep_ns"),
                 },
+                "connections": self.fabrics(),
             },
         })
     }
@@ -125,6 +152,7 @@ impl Cluster {
         let mut text = String::new();
         section(&mut text, "metadata server reactor", &self.metaservers);
         section(&mut text, "data server", &self.targets);
+        text.push_str(&self.connections());
         text.push_str("totals\n");
         let meta = sums(&self.metaservers);
         let data = sums(&self.targets);
@@ -142,7 +170,48 @@ impl Cluster {
             let bytes = of(&data, name);
             line(label, format!("{bytes} ({})", format_size(bytes)));
         }
+        let fabrics = self.fabrics().into_iter();
+        let fabrics: Vec<String> = fabrics.map(|(name, count)| format!("{count} {name}")).collect();
+        if !fabrics.is_empty() {
+            line("connections, by fabric", fabrics.join(", "));
+        }
         text
+    }
+
+    /// One line per connection of each role.
+    fn connections(&self) -> String {
+        let mut text = String::new();
+        for (title, ones) in
+            [("metadata server reactor", &self.metaservers), ("data server", &self.targets)]
+        {
+            for one in ones {
+                for connection in &one.connections {
+                    let other = match connection.peer {
+                        Peer::Host(id) | Peer::DataSession(id) => {
+                            format!("host session {}", session(id))
+                        }
+                        Peer::Target(id) => format!("data server {}", id.0),
+                        Peer::Unknown { kind, id } => format!("{id} of unknown kind {kind}"),
+                    };
+                    let role = format!("{title} {}", one.index);
+                    let PeerConnection { fabric, at, .. } = connection;
+                    let line = format!("  {role:<28} {other:<32} {fabric:<6} {at}");
+                    text.push_str(line.trim_end());
+                    text.push('\n');
+                }
+            }
+        }
+        if text.is_empty() { text } else { format!("connections:\n{text}\n") }
+    }
+
+    /// How many connections each fabric has.
+    fn fabrics(&self) -> BTreeMap<&str, u64> {
+        let mut fabrics = BTreeMap::new();
+        let roles = self.metaservers.iter().chain(&self.targets);
+        for connection in roles.flat_map(|one| &one.connections) {
+            *fabrics.entry(connection.fabric.as_str()).or_insert(0) += 1;
+        }
+        fabrics
     }
 }
 
@@ -186,15 +255,21 @@ fn section(text: &mut String, title: &str, ones: &[One]) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use gannet_proto::TargetId;
+
     use super::*;
 
     fn counters(role: Role, values: &[(&str, u64)]) -> Counters {
         let values = values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        Counters { role, values }
+        Counters { role, values, connections: Vec::new() }
+    }
+
+    fn joined(peer: Peer, fabric: &str, at: &str) -> PeerConnection {
+        PeerConnection { peer, fabric: fabric.to_owned(), at: at.to_owned() }
     }
 
     fn cluster() -> Cluster {
-        Cluster::of(vec![
+        let mut cluster = Cluster::of(vec![
             counters(Role::Target(1), &[("bytes_direct", 5), (REACTOR_THREAD, 7)]),
             counters(
                 Role::Metaserver(0),
@@ -204,7 +279,13 @@ mod tests {
                 Role::Target(0),
                 &[("bytes_direct", 3), (REACTOR_THREAD, 8), ("reactor_busy_ns", 2)],
             ),
-        ])
+        ]);
+        let (host, target) = (Peer::Host(SessionId(u64::MAX - 1)), Peer::Target(TargetId(1)));
+        cluster.metaservers[0].connections =
+            vec![joined(host, "tcp", "10.0.0.7"), joined(target, "shm", "process 7")];
+        cluster.targets[1].connections =
+            vec![joined(Peer::DataSession(SessionId(0x1f)), "tcp", "10.0.0.7")];
+        cluster
     }
 
     #[test]
@@ -224,5 +305,28 @@ mod tests {
         let line = table.lines().find(|line| line.starts_with("  bytes_direct")).unwrap();
         assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["bytes_direct", "3", "5"]);
         assert!(table.contains("8 (8 B)"), "{table}");
+    }
+
+    #[test]
+    fn every_connection_is_told_with_its_fabric() {
+        let json = cluster().json();
+        let host = json!({
+            "kind": "host", "session": "fffffffffffffffe", "fabric": "tcp", "peer": "10.0.0.7",
+        });
+        assert_eq!(json["metaservers"][0]["connections"][0], host);
+        assert_eq!(json["metaservers"][0]["connections"][1]["target"], 1);
+        assert_eq!(json["targets"][0]["connections"], json!([]));
+        assert_eq!(json["targets"][1]["connections"][0]["kind"], "data session");
+        assert_eq!(json["totals"]["connections"], json!({ "shm": 1, "tcp": 2 }));
+
+        let table = cluster().table();
+        for words in [
+            &["metadata", "server", "reactor", "0", "data", "server", "1", "shm", "process", "7"][..],
+            &["data", "server", "1", "host", "session", "000000000000001f", "tcp", "10.0.0.7"],
+            &["connections,", "by", "fabric", "1", "shm,", "2", "tcp"],
+        ] {
+            let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            assert!(lines.any(|line| line == words), "{words:?}: {table}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use toml::{Spanned, Value};
 
 use super::fabric::parse_network;
-use crate::addresses::check_listen;
+use crate::addresses::{check_list, check_listen};
 use crate::failure::Failure;
 use crate::units::{format_duration, format_size_exact, parse_duration, parse_size};
 
@@ -128,11 +128,34 @@ impl Document {
     }
 
     /// An address that a server can listen at, if the key is there.
-    pub(super) fn listen(&self, key: &str, field: &Field) -> Result<Option<Address>, Failure> {
+    pub(super) fn server(&self, key: &str, field: &Field) -> Result<Option<Address>, Failure> {
         let Some(address) = self.address(key, field)? else { return Ok(None) };
         match (check_listen(&address), field) {
             (Err(error), Some(value)) => Err(self.refuse(value.span(), key, error)),
             _ => Ok(Some(address)),
+        }
+    }
+
+    /// An address, or a list of addresses, that a server can listen at, if the key is there.
+    pub(super) fn listen(&self, key: &str, field: &Field) -> Result<Option<Vec<Address>>, Failure> {
+        let Some(value) = field else { return Ok(None) };
+        let wanted =
+            "an address in quotes, or a list of such, as in \"shm:///run/gannet/meta.sock\"";
+        let items = match value.as_ref() {
+            Value::Array(items) => items.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let mut addresses = Vec::with_capacity(items.len());
+        for item in items {
+            let Value::String(text) = item else {
+                return Err(self.wrong_type(key, value, item, wanted));
+            };
+            let address = text.parse().map_err(|error| self.refuse(value.span(), key, error))?;
+            addresses.push(address);
+        }
+        match check_list(&addresses) {
+            Ok(()) => Ok(Some(addresses)),
+            Err(error) => Err(self.refuse(value.span(), key, error)),
         }
     }
 
@@ -171,6 +194,15 @@ impl Document {
     /// An idle policy, if the key is there.
     pub(super) fn idle(&self, key: &str, field: &Field) -> Result<Option<IdlePolicy>, Failure> {
         self.parsed(key, field, str::parse)
+    }
+
+    /// Yes or no, if the key is there.
+    pub(super) fn boolean(&self, key: &str, field: &Field) -> Result<Option<bool>, Failure> {
+        let Some(value) = field else { return Ok(None) };
+        match value.as_ref() {
+            Value::Boolean(wanted) => Ok(Some(*wanted)),
+            other => Err(self.wrong_type(key, value, other, "true or false")),
+        }
     }
 
     /// A whole number in a range, if the key is there.

@@ -1,12 +1,12 @@
-//! The keys about the fabric that a server's address belongs to: who may connect, and what can be
-//! set about RDMA devices.
+//! The keys about the fabrics that a server's addresses belong to: who may connect, and what can be
+//! set about RDMA devices and TCP.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use gannet_fabric::Address;
 use gannet_fabric::any::FabricOptions;
-use gannet_fabric::shm::ShmOptions;
+use gannet_fabric::tcp::TcpOptions;
 use gannet_fabric::verbs::VerbsOptions;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -17,11 +17,16 @@ use crate::failure::Failure;
 
 /// Most networks that can be named.
 pub(crate) const TRUSTED_HOSTS_MAX: usize = 1024;
-const CONNECTIONS: (i64, i64) = (1, 32768);
+const RDMA_CONNECTIONS: (i64, i64) = (1, 32768);
 const RECEIVES: (i64, i64) = (64, 65536);
 /// The device rounds it to 4.096 us times a power of two.
 const ACKNOWLEDGE_TIMEOUT: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_secs(10));
+const TCP_CONNECTIONS: (i64, i64) = (1, 65536);
+const HALF_OPEN: (i64, i64) = (1, 16384);
+/// The kernel's probes have a resolution of a second.
+const PEER_TIMEOUT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
+const CONNECT_TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 
 /// The keys of the table `[rdma]`.
 #[derive(Deserialize)]
@@ -32,58 +37,87 @@ pub(super) struct RdmaKeys {
     acknowledge_timeout: Field,
 }
 
-/// The keys of a server that say something about its fabric.
+/// The keys of the table `[tcp]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TcpKeys {
+    connections_max: Field,
+    half_open_max: Field,
+    payload_checksums: Field,
+    peer_timeout: Field,
+    connect_timeout: Field,
+}
+
+/// The keys of a server that say something about its fabrics.
 pub(super) struct FabricKeys<'a> {
     pub(super) trusted_uids: &'a Field,
     pub(super) trusted_hosts: &'a Field,
     pub(super) rdma: &'a Option<Spanned<RdmaKeys>>,
+    pub(super) tcp: &'a Option<Spanned<TcpKeys>>,
 }
 
-/// The settings of the fabric that `listen` belongs to. Keys that mean nothing there are refused:
-/// who wrote them expects something of them.
+/// The settings of the fabrics of a server that listens at `listen` and connects to `connects`.
+/// Keys that mean nothing there are refused: who wrote them expects something of them.
 pub(super) fn fabric_options(
     document: &Document,
-    listen: &Address,
+    listen: &[Address],
+    connects: Option<&Address>,
     keys: &FabricKeys<'_>,
 ) -> Result<FabricOptions, Failure> {
     let uids = document.integers("trusted_uids", keys.trusted_uids, 0..=i64::from(u32::MAX))?;
     let hosts = document.networks("trusted_hosts", keys.trusted_hosts, TRUSTED_HOSTS_MAX)?;
+    let listens = |schemes: &[&str]| listen.iter().any(|at| schemes.contains(&at.scheme()));
+    let uses = |scheme| listens(&[scheme]) || connects.is_some_and(|to| to.scheme() == scheme);
+    let listed: Vec<String> = listen.iter().map(Address::to_string).collect();
     let refuse = |key: &str, span, why: &str| {
-        Err(document.refuse(span, key, format!("listen is {listen}, {why}")))
+        Err(document.refuse(span, key, format!("listen is {}, {why}", listed.join(", "))))
     };
-    match listen {
-        Address::Shm(_) => {
-            if let Some(value) = keys.trusted_hosts {
-                let why = "which other machines do not reach: leave the key out; trusted_uids says \
-                           which users may connect";
-                return refuse("trusted_hosts", value.span(), why);
-            }
-            if let Some(value) = keys.rdma {
-                return refuse("rdma", value.span(), "not rdma://: leave the table out");
-            }
-            let uids = uids.unwrap_or_default();
-            Ok(FabricOptions::Shm(ShmOptions {
-                trusted_uids: uids.into_iter().map(|uid| uid as u32).collect(),
-                ..ShmOptions::default()
-            }))
-        }
-        Address::Rdma { .. } => {
-            if let Some(value) = keys.trusted_uids {
-                let why = "where users cannot be told apart: leave the key out; trusted_hosts says \
-                           which machines may connect";
-                return refuse("trusted_uids", value.span(), why);
-            }
-            let mut options = rdma_options(document, keys.rdma.as_ref().map(Spanned::as_ref))?;
-            options.trusted_hosts = hosts.unwrap_or_default();
-            Ok(FabricOptions::Verbs(options))
-        }
+    if let Some(value) = keys.trusted_uids
+        && !listens(&["shm"])
+    {
+        let why = "where users cannot be told apart: leave the key out; trusted_hosts says which \
+                   machines may connect";
+        return refuse("trusted_uids", value.span(), why);
     }
+    if let Some(value) = keys.trusted_hosts
+        && !listens(&["rdma", "tcp"])
+    {
+        let why = "which other machines do not reach: leave the key out; trusted_uids says which \
+                   users may connect";
+        return refuse("trusted_hosts", value.span(), why);
+    }
+    if let Some(value) = keys.rdma
+        && !uses("rdma")
+    {
+        return refuse("rdma", value.span(), "not rdma://: leave the table out");
+    }
+    if let Some(value) = keys.tcp
+        && !uses("tcp")
+    {
+        return refuse("tcp", value.span(), "not tcp://: leave the table out");
+    }
+    let mut options = FabricOptions::default();
+    if let Some(uids) = uids {
+        options.shm.trusted_uids = uids.into_iter().map(|uid| uid as u32).collect();
+    }
+    let hosts = hosts.unwrap_or_default();
+    options.verbs.trusted_hosts.clone_from(&hosts);
+    options.tcp.trusted_hosts = hosts;
+    if let Some(keys) = keys.rdma {
+        read_rdma(document, keys.as_ref(), &mut options.verbs)?;
+    }
+    if let Some(keys) = keys.tcp {
+        read_tcp(document, keys.as_ref(), &mut options.tcp)?;
+    }
+    Ok(options)
 }
 
-fn rdma_options(document: &Document, keys: Option<&RdmaKeys>) -> Result<VerbsOptions, Failure> {
-    let mut options = VerbsOptions::default();
-    let Some(keys) = keys else { return Ok(options) };
-    let range = CONNECTIONS.0..=CONNECTIONS.1;
+fn read_rdma(
+    document: &Document,
+    keys: &RdmaKeys,
+    options: &mut VerbsOptions,
+) -> Result<(), Failure> {
+    let range = RDMA_CONNECTIONS.0..=RDMA_CONNECTIONS.1;
     if let Some(most) = document.integer("rdma.connections_max", &keys.connections_max, range)? {
         options.connections_max = most as usize;
     }
@@ -97,7 +131,30 @@ fn rdma_options(document: &Document, keys: Option<&RdmaKeys>) -> Result<VerbsOpt
     if let Some(timeout) = document.duration(key, &keys.acknowledge_timeout, range)? {
         options.acknowledge_timeout = timeout;
     }
-    Ok(options)
+    Ok(())
+}
+
+fn read_tcp(document: &Document, keys: &TcpKeys, options: &mut TcpOptions) -> Result<(), Failure> {
+    let range = TCP_CONNECTIONS.0..=TCP_CONNECTIONS.1;
+    if let Some(most) = document.integer("tcp.connections_max", &keys.connections_max, range)? {
+        options.connections_max = most as usize;
+    }
+    let range = HALF_OPEN.0..=HALF_OPEN.1;
+    if let Some(most) = document.integer("tcp.half_open_max", &keys.half_open_max, range)? {
+        options.half_open_max = most as usize;
+    }
+    if let Some(wanted) = document.boolean("tcp.payload_checksums", &keys.payload_checksums)? {
+        options.payload_checksums = wanted;
+    }
+    let (key, range) = ("tcp.peer_timeout", PEER_TIMEOUT.0..=PEER_TIMEOUT.1);
+    if let Some(timeout) = document.duration(key, &keys.peer_timeout, range)? {
+        options.peer_timeout = timeout;
+    }
+    let (key, range) = ("tcp.connect_timeout", CONNECT_TIMEOUT.0..=CONNECT_TIMEOUT.1);
+    if let Some(timeout) = document.duration(key, &keys.connect_timeout, range)? {
+        options.connect_timeout = timeout;
+    }
+    Ok(())
 }
 
 /// Reads a network, or an address as the network of that address alone.

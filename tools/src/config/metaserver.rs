@@ -11,8 +11,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::document::{CORE_MAX, Document, Field};
-use super::fabric::{FabricKeys, RdmaKeys, fabric_options};
-use crate::addresses::reactor_address;
+use super::fabric::{FabricKeys, RdmaKeys, TcpKeys, fabric_options};
+use crate::addresses::Group;
 use crate::failure::Failure;
 
 const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
@@ -37,6 +37,7 @@ struct Keys {
     trusted_uids: Field,
     trusted_hosts: Field,
     rdma: Option<Spanned<RdmaKeys>>,
+    tcp: Option<Spanned<TcpKeys>>,
 }
 
 /// Settings of a metadata server.
@@ -44,8 +45,8 @@ struct Keys {
 pub(crate) struct MetaServerSettings {
     /// Holds one log per reactor.
     pub(crate) directory: PathBuf,
-    /// Where each reactor listens, reactor 0 first.
-    pub(crate) addresses: Vec<Address>,
+    /// Where each reactor listens, reactor 0 first: a list of addresses each.
+    pub(crate) addresses: Vec<Vec<Address>>,
     /// The core of each reactor; empty leaves them to the scheduler.
     pub(crate) cores: Vec<usize>,
     /// How reactors wait for work.
@@ -64,7 +65,7 @@ pub(crate) struct MetaServerSettings {
     pub(crate) lock_wait: Duration,
     /// How long an orderly end may take.
     pub(crate) stop_grace: Duration,
-    /// The fabric, and who may connect.
+    /// The fabrics, and who may connect.
     pub(crate) fabric: FabricOptions,
 }
 
@@ -84,20 +85,20 @@ impl MetaServerSettings {
         })?;
         let reactors =
             document.integer("reactors", &keys.reactors, 1..=REACTORS_MAX as i64)?.unwrap_or(1);
-        let addresses = (0..reactors as usize)
-            .map(|reactor| reactor_address(&listen, reactor))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| match &keys.listen {
-                Some(value) => document.refuse(value.span(), "listen", error),
-                None => Failure::usage(error),
-            })?;
+        let group = Group { reactors: reactors as usize, targets: 0 };
+        let addresses = group.addresses(&listen).map_err(|error| match &keys.listen {
+            Some(value) => document.refuse(value.span(), "listen", error),
+            None => Failure::usage(error),
+        })?;
         let fabric = fabric_options(
             document,
             &listen,
+            None,
             &FabricKeys {
                 trusted_uids: &keys.trusted_uids,
                 trusted_hosts: &keys.trusted_hosts,
                 rdma: &keys.rdma,
+                tcp: &keys.tcp,
             },
         )?;
         let cores = document.integers("cores", &keys.cores, 0..=CORE_MAX)?.unwrap_or_default();
@@ -126,7 +127,7 @@ impl MetaServerSettings {
         }
         Ok(MetaServerSettings {
             directory,
-            addresses,
+            addresses: addresses.reactors,
             cores: cores.into_iter().map(|core| core as usize).collect(),
             idle: document.idle("idle", &keys.idle)?.unwrap_or_default(),
             lease: document
@@ -161,6 +162,12 @@ mod tests {
         MetaServerSettings::of(&Document::new(Path::new("m.toml"), text.to_owned()))
     }
 
+    /// The addresses of each reactor.
+    fn texts(settings: &MetaServerSettings) -> Vec<Vec<String>> {
+        let list = |list: &Vec<Address>| list.iter().map(Address::to_string).collect();
+        settings.addresses.iter().map(list).collect()
+    }
+
     #[test]
     fn two_keys_are_enough() {
         let settings = read(GOOD).unwrap();
@@ -178,8 +185,7 @@ mod tests {
              lock_wait = \"4s\"\nstop_grace = \"1s\"\ntrusted_uids = [1000]\n"
         );
         let settings = read(&text).unwrap();
-        let addresses: Vec<String> = settings.addresses.iter().map(Address::to_string).collect();
-        assert_eq!(addresses, ["shm:///run/m.sock", "shm:///run/m.sock.1"]);
+        assert_eq!(texts(&settings), [["shm:///run/m.sock"], ["shm:///run/m.sock.1"]]);
         assert_eq!(settings.cores, [1, 0]);
         assert_eq!(settings.idle, IdlePolicy::Spin);
         assert_eq!(settings.lease, Duration::from_secs(3));
@@ -188,7 +194,7 @@ mod tests {
         assert_eq!((settings.grants_max, settings.slots), (2048, 64));
         assert_eq!(settings.lock_wait, Duration::from_secs(4));
         assert_eq!(settings.stop_grace, Duration::from_secs(1));
-        let FabricOptions::Shm(shm) = settings.fabric else { panic!("{:?}", settings.fabric) };
+        let shm = settings.fabric.shm;
         assert_eq!(shm.trusted_uids, [1000]);
     }
 
@@ -200,14 +206,52 @@ mod tests {
              shared_receives = 8192\nacknowledge_timeout = \"67ms\"\n",
         );
         let settings = settings.unwrap();
-        let addresses: Vec<String> = settings.addresses.iter().map(Address::to_string).collect();
-        let expected = ["rdma://10.0.0.1:7470", "rdma://10.0.0.1:7471", "rdma://10.0.0.1:7472"];
-        assert_eq!(addresses, expected);
-        let FabricOptions::Verbs(verbs) = settings.fabric else { panic!("{:?}", settings.fabric) };
+        let expected =
+            [["rdma://10.0.0.1:7470"], ["rdma://10.0.0.1:7471"], ["rdma://10.0.0.1:7472"]];
+        assert_eq!(texts(&settings), expected);
+        let verbs = settings.fabric.verbs;
         let hosts: Vec<String> = verbs.trusted_hosts.iter().map(ToString::to_string).collect();
         assert_eq!(hosts, ["10.0.0.0/8", "fd00::7/128"]);
         assert_eq!((verbs.connections_max, verbs.shared_receives), (1000, 8192));
         assert_eq!(verbs.acknowledge_timeout, Duration::from_millis(67));
+    }
+
+    #[test]
+    fn every_key_about_tcp_is_read() {
+        let settings = read(
+            "directory = \"/m\"\nlisten = \"tcp://10.0.0.1:7470\"\n\
+             trusted_hosts = [\"10.0.0.0/8\"]\n[tcp]\nconnections_max = 1000\n\
+             half_open_max = 10\npayload_checksums = true\npeer_timeout = \"3s\"\n\
+             connect_timeout = \"1s\"\n",
+        );
+        let tcp = settings.unwrap().fabric.tcp;
+        let hosts: Vec<String> = tcp.trusted_hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["10.0.0.0/8"]);
+        assert_eq!((tcp.connections_max, tcp.half_open_max), (1000, 10));
+        assert!(tcp.payload_checksums);
+        assert_eq!(tcp.peer_timeout, Duration::from_secs(3));
+        assert_eq!(tcp.connect_timeout, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_server_listens_at_several_fabrics() {
+        let text = "directory = \"/m\"\nreactors = 2\n\
+                    listen = [\"shm:///run/m.sock\", \"tcp://10.0.0.1:7470\"]\n\
+                    trusted_uids = [7]\ntrusted_hosts = [\"10.0.0.0/8\"]\n";
+        let settings = read(text).unwrap();
+        let expected = [
+            ["shm:///run/m.sock", "tcp://10.0.0.1:7470"],
+            ["shm:///run/m.sock.1", "tcp://10.0.0.1:7471"],
+        ];
+        assert_eq!(texts(&settings), expected);
+        assert_eq!(settings.fabric.shm.trusted_uids, [7]);
+        assert_eq!(settings.fabric.tcp.trusted_hosts.len(), 1);
+        let message = read(&format!("{text}[rdma]\n")).unwrap_err().message;
+        let hint = "m.toml:6: rdma: listen is shm:///run/m.sock, tcp://10.0.0.1:7470, not rdma://";
+        assert!(message.contains(hint), "{message}");
+        let near = text.replace("shm:///run/m.sock", "tcp://10.0.0.1:7471");
+        let message = read(&near).unwrap_err().message;
+        assert!(message.contains("m.toml:3: listen") && message.contains("overlap"), "{message}");
     }
 
     #[test]

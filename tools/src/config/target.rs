@@ -12,8 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::document::{CORE_MAX, Document, Field};
-use super::fabric::{FabricKeys, RdmaKeys, fabric_options};
-use crate::addresses::scheme;
+use super::fabric::{FabricKeys, RdmaKeys, TcpKeys, fabric_options};
 use crate::failure::Failure;
 
 /// Smallest and largest store, bytes.
@@ -33,6 +32,7 @@ struct Keys {
     trusted_uids: Field,
     trusted_hosts: Field,
     rdma: Option<Spanned<RdmaKeys>>,
+    tcp: Option<Spanned<TcpKeys>>,
     #[serde(default)]
     store: Vec<Spanned<StoreKeys>>,
 }
@@ -75,9 +75,9 @@ pub(crate) struct StoreSettings {
 /// Settings of a data server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TargetSettings {
-    /// Where hosts connect.
-    pub(crate) listen: Address,
-    /// Where reactor 0 of the metadata server listens.
+    /// Where hosts connect; at least one.
+    pub(crate) listen: Vec<Address>,
+    /// Where reactor 0 of the metadata server listens, on any fabric.
     pub(crate) metaserver: Address,
     /// The core of the reactor; `None` leaves it to the scheduler.
     pub(crate) core: Option<usize>,
@@ -87,7 +87,7 @@ pub(crate) struct TargetSettings {
     pub(crate) handshake_timeout: Duration,
     /// How long an orderly end may take.
     pub(crate) stop_grace: Duration,
-    /// The fabric, and who may connect.
+    /// The fabrics, and who may connect.
     pub(crate) fabric: FabricOptions,
     /// At least one.
     pub(crate) stores: Vec<StoreSettings>,
@@ -104,32 +104,24 @@ impl TargetSettings {
         let listen = document.listen("listen", &keys.listen)?.ok_or_else(|| {
             document.missing("listen", "listen = \"shm:///run/gannet/target-0.sock\"")
         })?;
-        let metaserver = document.listen("metaserver", &keys.metaserver)?.ok_or_else(|| {
+        let metaserver = document.server("metaserver", &keys.metaserver)?.ok_or_else(|| {
             document.missing("metaserver", "metaserver = \"shm:///run/gannet/meta.sock\"")
         })?;
         if let Some(value) = &keys.metaserver
-            && metaserver == listen
+            && listen.contains(&metaserver)
         {
             let what = format!("{metaserver} is also this data server's own listen address");
-            return Err(document.refuse(value.span(), "metaserver", what));
-        }
-        if let Some(value) = &keys.metaserver
-            && scheme(&metaserver) != scheme(&listen)
-        {
-            let what = format!(
-                "{metaserver} and this data server's own {listen} are of different fabrics: a data \
-                 server speaks one, so use {}:// for both",
-                scheme(&metaserver)
-            );
             return Err(document.refuse(value.span(), "metaserver", what));
         }
         let fabric = fabric_options(
             document,
             &listen,
+            Some(&metaserver),
             &FabricKeys {
                 trusted_uids: &keys.trusted_uids,
                 trusted_hosts: &keys.trusted_hosts,
                 rdma: &keys.rdma,
+                tcp: &keys.tcp,
             },
         )?;
         let cores = document.integers("cores", &keys.cores, 0..=CORE_MAX)?.unwrap_or_default();
@@ -235,7 +227,7 @@ mod tests {
         assert_eq!(settings.idle, IdlePolicy::Spin);
         assert_eq!(settings.handshake_timeout, Duration::from_secs(1));
         assert_eq!(settings.stop_grace, Duration::from_secs(3));
-        let FabricOptions::Shm(shm) = &settings.fabric else { panic!("{:?}", settings.fabric) };
+        let shm = &settings.fabric.shm;
         assert_eq!(shm.trusted_uids, [7]);
         let places: Vec<StorePlace> = settings.stores.iter().map(|store| store.place).collect();
         let expected = [
@@ -244,6 +236,25 @@ mod tests {
             StorePlace::Ram { size_bytes: 2 << 20 },
         ];
         assert_eq!(places, expected);
+    }
+
+    #[test]
+    fn fabrics_may_differ() {
+        let text = format!(
+            "listen = [\"shm:///run/t.sock\", \"tcp://10.0.0.2:7480\"]\n\
+             metaserver = \"rdma://10.0.0.1:7470\"\n{STORE}\
+             [rdma]\nacknowledge_timeout = \"67ms\"\n[tcp]\npeer_timeout = \"3s\"\n"
+        );
+        let settings = read(&text).unwrap();
+        let listen: Vec<String> = settings.listen.iter().map(Address::to_string).collect();
+        assert_eq!(listen, ["shm:///run/t.sock", "tcp://10.0.0.2:7480"]);
+        assert_eq!(settings.fabric.verbs.acknowledge_timeout, Duration::from_millis(67));
+        assert_eq!(settings.fabric.tcp.peer_timeout, Duration::from_secs(3));
+        // Nobody connects to it over RDMA.
+        let text = text.replace("\"shm:///run/t.sock\", \"tcp://10.0.0.2:7480\"", "\"shm:///t\"");
+        let message = read(&format!("trusted_hosts = [\"10.0.0.0/8\"]\n{text}")).unwrap_err();
+        let message = message.message;
+        assert!(message.contains("t.toml:1: trusted_hosts: listen is shm:///t,"), "{message}");
     }
 
     #[test]
@@ -276,7 +287,7 @@ mod tests {
             ),
             (format!("{GOOD}{STORE}sise = 1\n"), &["t.toml:7:", "unknown key `sise`", "`size`"]),
             (
-                "listen = \"shm:///a\"\nmetaserver = \"shm:///a\"\n".to_owned(),
+                "listen = [\"tcp://h:1\", \"shm:///a\"]\nmetaserver = \"shm:///a\"\n".to_owned(),
                 &["t.toml:2: metaserver", "own listen"],
             ),
             (format!("{GOOD}{}", STORE.repeat(17)), &["17 stores", "at most 16"]),

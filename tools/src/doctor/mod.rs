@@ -8,6 +8,7 @@ mod devices;
 mod machine;
 mod rdma;
 mod system;
+mod tcp;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -49,6 +50,8 @@ impl fmt::Display for Level {
 enum Area {
     /// The machine in general.
     Machine,
+    /// Addresses of `tcp://`.
+    Tcp,
     /// Addresses of `rdma://`.
     Rdma,
 }
@@ -99,6 +102,7 @@ pub(crate) fn run(arguments: &DoctorArguments) -> Result<(), Failure> {
     let system = System::below(&arguments.root);
     let missing = if arguments.rdma { Level::Problem } else { Level::Note };
     let mut checks = machine::checks(&system, machine::try_ring);
+    checks.extend(tcp::checks(&system, tcp::try_provider));
     checks.extend(rdma::checks(&system, missing));
     let problems: Vec<String> = checks
         .iter()
@@ -126,9 +130,10 @@ pub(crate) fn run(arguments: &DoctorArguments) -> Result<(), Failure> {
 
 fn table(checks: &[Check]) -> String {
     let mut text = String::new();
-    for area in [Area::Machine, Area::Rdma] {
+    for area in [Area::Machine, Area::Tcp, Area::Rdma] {
         text.push_str(match area {
             Area::Machine => "this machine\n",
+            Area::Tcp => "\ntcp:// addresses\n",
             Area::Rdma => "\nrdma:// addresses\n",
         });
         for check in checks.iter().filter(|check| check.area == area) {
@@ -150,6 +155,7 @@ mod tests {
     fn findings_are_listed_by_area_with_their_remedies() {
         let checks = [
             Check::ok(Area::Rdma, "build", "it has rdma://"),
+            Check::ok(Area::Tcp, "sockets", "a ring can serve them"),
             Check::ok(Area::Machine, "kernel", "Linux 6.1"),
             Check::bad(Level::Problem, Area::Machine, "io_uring", "refused", "one\ntwo"),
         ];
@@ -158,6 +164,9 @@ mod tests {
   problem  io_uring         refused
                             -> one
                             -> two
+
+tcp:// addresses
+  ok       sockets          a ring can serve them
 
 rdma:// addresses
   ok       build            it has rdma://

@@ -12,8 +12,8 @@ use gannet_metaserver::peers::PeerLinks;
 use gannet_metaserver::{MetaServer, MetaServerConfig};
 use gannet_runtime::poller::Poller;
 
-use super::{check_directory, disk_failure, disk_options};
-use crate::fabric::open_fabric;
+use super::{check_directories, disk_failure, disk_options};
+use crate::fabric::open_fabrics;
 use crate::failure::Failure;
 use crate::process::LateStats;
 use crate::watch::{Role, Watch, Watched};
@@ -59,8 +59,8 @@ impl MetaServerPlan {
     ) -> Result<(String, Box<dyn Poller>), Failure> {
         let name = format!("metadata server reactor {}", self.config.reactor);
         let listen = &self.config.addresses[usize::from(self.config.reactor)];
-        check_directory(listen)?;
-        let fabric = open_fabric(self.fabric.clone(), listen)?;
+        check_directories(listen)?;
+        let fabric = open_fabrics(self.fabric.clone(), listen)?;
         let (disk, log_file, log_name) = self.open_log()?;
         let mut server = MetaServer::new(self.config, fabric, disk, log_file, log_name, self.links)
             .map_err(Failure::operation)?;

@@ -68,7 +68,11 @@ fn disk_options() -> UringOptions {
     UringOptions::default()
 }
 
-/// Refuses an address whose socket cannot be made, before anything is opened.
+/// Refuses addresses whose socket cannot be made, before anything is opened.
+fn check_directories(listen: &[Address]) -> Result<(), Failure> {
+    listen.iter().try_for_each(check_directory)
+}
+
 fn check_directory(listen: &Address) -> Result<(), Failure> {
     let Address::Shm(path) = listen else { return Ok(()) };
     let parent = path.parent().unwrap_or(Path::new("/"));

@@ -5,9 +5,9 @@ use gannet_fabric::any::AnyFabric;
 use gannet_runtime::poller::Poller;
 use gannet_target::{StoreKind, StoreSpec, Target, TargetConfig, open_store};
 
-use super::{check_directory, disk_failure, disk_options};
+use super::{check_directories, disk_failure, disk_options};
 use crate::config::{StorePlace, StoreSettings, TargetSettings};
-use crate::fabric::open_fabric;
+use crate::fabric::open_fabrics;
 use crate::failure::Failure;
 use crate::process::LateStats;
 use crate::watch::{Role, Watch, Watched};
@@ -29,7 +29,7 @@ impl TargetPlan {
         stats: &LateStats,
     ) -> Result<(String, Box<dyn Poller>), Failure> {
         let TargetPlan { name, settings, format_command } = *self;
-        check_directory(&settings.listen)?;
+        check_directories(&settings.listen)?;
         let specs: Vec<StoreSpec> = settings.stores.iter().map(spec).collect();
         let uuid = owner(&specs, &format_command)?;
         let only_ram = specs.iter().all(|spec| matches!(spec.kind, StoreKind::Ram { .. }));
@@ -46,7 +46,7 @@ impl TargetPlan {
             }
             stores.push(store);
         }
-        let fabric = open_fabric(settings.fabric, &settings.listen)?;
+        let fabric = open_fabrics(settings.fabric, &settings.listen)?;
         let instance = getrandom::u64().map_err(Failure::operation)?;
         let mut config = TargetConfig::new(uuid, instance, settings.listen, settings.metaserver);
         config.timing.handshake_timeout = settings.handshake_timeout;

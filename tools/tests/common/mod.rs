@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod table;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
@@ -18,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The command, with an environment that says nothing to it.
 pub(crate) fn gannet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
-    for variable in ["GANNET_SERVER", "GANNET_LOG", "GANNET_PROTECTION"] {
+    for variable in ["GANNET_SERVER", "GANNET_LOG", "GANNET_PROTECTION", "GANNET_FABRICS"] {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());

@@ -1,5 +1,6 @@
 //! Connections coming up and going down, and their handshakes.
 
+use gannet_fabric::route::Route;
 use gannet_fabric::{ConnectionId, DisconnectReason, Event, Fabric};
 use gannet_proto::data::{DataHello, DataWelcome};
 use gannet_proto::handshake::{Hello, Refusal, features};
@@ -11,8 +12,9 @@ use gannet_proto::{Epoch, Status};
 use zerocopy::little_endian::{U16, U32, U64};
 
 use super::{Client, Role};
+use crate::counters::{Role as ServerRole, ServerConnection};
 use crate::error::ErrorKind;
-use crate::link::{Due, Lost, Phase};
+use crate::link::{Due, Link, Lost, Phase};
 use crate::targets::ticket;
 use crate::waiting::Queue;
 
@@ -20,6 +22,23 @@ use crate::waiting::Queue;
 const OWN_TAG: u64 = 1 << 63;
 
 impl<F: Fabric> Client<F> {
+    /// The servers that the client is connected to at present, and by which of their addresses.
+    pub fn connections(&self) -> impl Iterator<Item = ServerConnection> {
+        let of = |link: &Link, route: &Route, server| {
+            link.ready()?;
+            Some(ServerConnection { server, address: route.current()?.clone() })
+        };
+        let channels = (0..self.channels.len()).filter_map(move |reactor| {
+            let channel = &self.channels[reactor];
+            of(&channel.link, &channel.route, ServerRole::Metaserver(reactor.into()))
+        });
+        let targets = self.targets.indices().filter_map(move |target| {
+            let target = &self.targets[target];
+            of(&target.link, &target.route, ServerRole::Target(target.id.0))
+        });
+        channels.chain(targets)
+    }
+
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
             Event::Connected { connection } => self.on_connected(connection),
@@ -49,7 +68,10 @@ impl<F: Fabric> Client<F> {
         for reactor in 0..self.channels.len() {
             match self.channels[reactor].link.due(self.now, &self.times) {
                 Due::Nothing => {}
-                Due::Begin => self.connect_channel(reactor),
+                Due::Begin => {
+                    self.channels[reactor].route.restart();
+                    self.connect_channel(reactor);
+                }
                 Due::Abort(connection) => self.fabric.disconnect(connection),
                 Due::GaveUp => {
                     self.end_former(reactor);
@@ -62,7 +84,10 @@ impl<F: Fabric> Client<F> {
                 Due::Nothing => {}
                 Due::Begin => self.ask_for_ticket(target),
                 Due::Abort(connection) => self.fabric.disconnect(connection),
-                Due::GaveUp => self.target_given_up(target),
+                Due::GaveUp => {
+                    let reason = self.why_unusable(target);
+                    self.target_given_up(target, reason);
+                }
             }
         }
         self.note_links_due();
@@ -74,12 +99,10 @@ impl<F: Fabric> Client<F> {
         self.links_due = channels.chain(targets).min().unwrap_or(gannet_runtime::time::Time::NEVER);
     }
 
+    /// Connects to a reactor at the address that it is tried at, or the first one after it that can
+    /// be tried.
     fn connect_channel(&mut self, reactor: u16) {
-        let connected = match &self.channels[reactor].address {
-            Some(address) => self.fabric.connect(address).ok(),
-            None => None,
-        };
-        match connected {
+        match first_way(&mut self.fabric, &mut self.channels[reactor].route) {
             Some(connection) => {
                 self.set_role(connection, Role::Channel(reactor));
                 let channel = &mut self.channels[reactor];
@@ -92,6 +115,39 @@ impl<F: Fabric> Client<F> {
                 }
             }
         }
+    }
+
+    /// As [`Client::connect_channel`], for a data server whose ticket is there.
+    fn connect_target(&mut self, target: u8) {
+        match first_way(&mut self.fabric, &mut self.targets[target].route) {
+            Some(connection) => {
+                self.set_role(connection, Role::Target(target));
+                self.targets[target].link.connecting(connection, self.now, &self.times);
+            }
+            None => self.target_unreachable(target),
+        }
+    }
+
+    /// None of a data server's addresses led to it.
+    fn target_unreachable(&mut self, target: u8) {
+        let reason = self.why_unusable(target);
+        let entry = &mut self.targets[target];
+        if reason.is_some() && entry.windowless == entry.route.addresses().len() {
+            // Nothing that time could change.
+            entry.link.abandon();
+            self.target_given_up(target, reason);
+        } else if entry.link.lost(self.now, &self.times) == Lost::GaveUp {
+            self.target_given_up(target, reason);
+        }
+    }
+
+    /// What else than silence kept a data server from being used, when it was tried last.
+    fn why_unusable(&self, target: u8) -> Option<ErrorKind> {
+        let entry = &self.targets[target];
+        if entry.has_ticket && entry.route.current().is_none() {
+            return Some(ErrorKind::NoFabric { target: entry.id });
+        }
+        (entry.windowless > 0).then_some(ErrorKind::NoWindows)
     }
 
     fn ask_for_ticket(&mut self, target: u8) {
@@ -165,9 +221,18 @@ impl<F: Fabric> Client<F> {
     }
 
     fn greet_target(&mut self, target: u8, connection: ConnectionId) {
+        let can_protect = !self.is_windowed() || {
+            // Attempts that are given up are cut off by ending their data sessions.
+            let capabilities = self.fabric.capabilities(connection);
+            capabilities.memory_windows && capabilities.disconnect_revokes_access
+        };
         let entry = &mut self.targets[target];
         if entry.link.phase() != Phase::Connecting(connection) {
             return;
+        }
+        if !can_protect {
+            entry.windowless += 1;
+            return self.close_target(target);
         }
         entry.link.greeting();
         let hello = DataHello {
@@ -229,21 +294,40 @@ impl<F: Fabric> Client<F> {
                 self.channels[reactor].last_reason = Some(reason);
                 self.channel_down(reactor);
             }
-            Role::Target(target) => {
-                let lost = self.targets[target].link.lost(self.now, &self.times);
-                self.target_lost(target);
-                if lost == Lost::GaveUp {
-                    self.target_given_up(target);
-                }
-            }
+            Role::Target(target) => self.target_down(target),
         }
         self.note_links_due();
+    }
+
+    /// A data session ended. One that never led to the data server is tried at the next address with
+    /// the same ticket, which nobody has used.
+    fn target_down(&mut self, target: u8) {
+        let entry = &mut self.targets[target];
+        let was_welcomed = entry.link.was_welcomed();
+        if !was_welcomed && entry.route.advance() {
+            // The requests look at it before it may be theirs again.
+            self.target_lost(target);
+            return self.connect_target(target);
+        }
+        if was_welcomed {
+            let lost = self.targets[target].link.lost(self.now, &self.times);
+            self.target_lost(target);
+            if lost == Lost::GaveUp {
+                self.target_given_up(target, None);
+            }
+            return;
+        }
+        self.target_lost(target);
+        self.target_unreachable(target);
     }
 
     fn channel_down(&mut self, reactor: u16) {
         let channel = &mut self.channels[reactor];
         channel.outbox.clear();
         channel.in_flight = 0;
+        if !channel.link.was_welcomed() && channel.route.advance() {
+            return self.connect_channel(reactor);
+        }
         let refused = std::mem::take(&mut channel.refused);
         let lost = channel.link.lost(self.now, &self.times);
         self.channel_lost(reactor);
@@ -284,7 +368,9 @@ impl<F: Fabric> Client<F> {
                 let (refusal, _) = frame.read::<Refusal>()?;
                 let status = Status(refusal.status.get());
                 self.close_channel(reactor);
-                if !matches!(status, Status::AGAIN | Status::BUSY | Status::NO_MEMORY) {
+                // Somebody else may sit at this address; the last one has the last word.
+                let is_final = self.channels[reactor].route.is_last();
+                if is_final && !matches!(status, Status::AGAIN | Status::BUSY | Status::NO_MEMORY) {
                     let kind = ErrorKind::Refused {
                         status,
                         version_min: refusal.version_min.get(),
@@ -313,7 +399,9 @@ impl<F: Fabric> Client<F> {
                     let value = welcome.version.get().into();
                     return Err(DecodeError::Field { message, field, value });
                 }
-                self.targets[target].link.welcomed();
+                let entry = &mut self.targets[target];
+                entry.link.welcomed();
+                entry.windowless = 0;
                 self.counters.connects += 1;
                 self.sets_version += 1;
                 self.wakes.sets = true;
@@ -346,25 +434,39 @@ impl<F: Fabric> Client<F> {
         } else {
             None
         };
-        let connected = granted.and_then(|(address, ticket)| {
-            let entry = &mut self.targets[target];
-            entry.epoch = Epoch(reply.epoch.get());
-            entry.ticket.clear();
-            entry.ticket.extend_from_slice(ticket);
-            self.fabric.connect(&address).ok()
-        });
-        match connected {
-            Some(connection) => {
-                self.set_role(connection, Role::Target(target));
-                self.targets[target].link.connecting(connection, self.now, &self.times);
+        match granted {
+            Some((route, ticket)) => {
+                let entry = &mut self.targets[target];
+                entry.epoch = Epoch(reply.epoch.get());
+                entry.ticket.clear();
+                entry.ticket.extend_from_slice(ticket);
+                let fabrics = self.options.fabrics;
+                let mut addresses = route.into_addresses();
+                addresses.retain(|address| fabrics.allow(address));
+                entry.route = Route::new(addresses);
+                entry.windowless = 0;
+                entry.has_ticket = true;
+                self.connect_target(target);
             }
             None => {
                 if self.targets[target].link.lost(self.now, &self.times) == Lost::GaveUp {
-                    self.target_given_up(target);
+                    self.target_given_up(target, None);
                 }
             }
         }
         self.note_links_due();
         Ok(())
+    }
+}
+
+/// Begins to connect at the route's address, or at the first one after it at which the fabric can.
+fn first_way<F: Fabric>(fabric: &mut F, route: &mut Route) -> Option<ConnectionId> {
+    loop {
+        if let Ok(connection) = fabric.connect(route.current()?) {
+            return Some(connection);
+        }
+        if !route.advance() {
+            return None;
+        }
     }
 }

@@ -233,7 +233,9 @@ impl<F: Fabric> Client<F> {
                 let access = if windowed { Access::WINDOWS_ONLY } else { Access::READ_WRITE };
                 match self.fabric.register(connection, memory, access) {
                     Ok(registration) => {
-                        self.regions.pending(region, target, registration);
+                        let capabilities = self.fabric.capabilities(connection);
+                        let lasting = !capabilities.disconnect_revokes_access;
+                        self.regions.pending(region, target, registration, lasting);
                         Ready::Wait(Queue::Sets)
                     }
                     // Its end will be polled, and the session opened anew.

@@ -208,43 +208,49 @@ impl<F: Fabric> Client<F> {
         let Some(operation) = self.requests[index].operation.as_mut() else { return Cut::Done };
         let is_read = operation.is_read();
         let Some(buffer) = operation.buffer_mut() else { return Cut::Done };
-        let old = buffer.region();
+        let (old, buffer_len) = (buffer.region(), buffer.len());
         let Some(region) = self.regions.find(old) else { return Cut::Done };
-        if !self.regions.get(region).was_reachable {
+        let given = self.regions.get(region).was_given;
+        if !given.any() {
             // A reactor that holds the request back must not find what is registered later.
             self.regions.renumber(region);
             return Cut::Done;
         }
         self.counters.cuts += 1;
-        if self.revokes {
+        if given.revocable {
             // Sessions that are opened later reach the same memory: not in the request's name.
             self.regions.renumber(region);
             self.sets_version += 1;
-            let mut waits = 0;
+        }
+        if given.lasting {
+            // Bytes around the request's range are the user's, so content is kept for reads too.
+            // What a write left behind may still be fetched and committed.
+            let replaced = if is_read { buffer.replace_pages(true) } else { buffer.leave_pages() };
+            if replaced.is_err() {
+                return Cut::Failed;
+            }
+        }
+        let mut waits = 0;
+        if given.revocable {
+            // Also where pages were replaced: such a provider may go by the memory's address.
             for target in members(self.regions.exposed(region)) {
-                if self.targets[target].link.connection().is_some() {
+                if let Some(connection) = self.targets[target].link.connection()
+                    && self.fabric.capabilities(connection).disconnect_revokes_access
+                {
                     self.close_target(target);
                     waits |= 1 << target;
                 }
             }
             self.requests[index].cut_waits = waits;
-            return if waits == 0 { Cut::Done } else { Cut::Pending };
         }
-        // Bytes around the request's range are the user's, so content is kept for reads too. What
-        // a write left behind may still be fetched and committed.
-        let replaced = if is_read { buffer.replace_pages(true) } else { buffer.leave_pages() };
-        if replaced.is_err() {
-            return Cut::Failed;
-        }
-        let is_own = self.regions.get(region).memory.len() == buffer.len();
-        if is_own {
+        if given.lasting && self.regions.get(region).memory.len() == buffer_len {
             for (target, key) in self.regions.remove(old) {
                 if let Some(connection) = self.targets[target].link.connection() {
                     self.fabric.deregister(connection, key);
                 }
             }
         }
-        Cut::Done
+        if waits == 0 { Cut::Done } else { Cut::Pending }
     }
 
     /// Ends the data sessions that a request's windows belong to. To close the windows would not do:
@@ -373,10 +379,11 @@ impl<F: Fabric> Client<F> {
         }
     }
 
-    /// A data server was sought for long enough: what waits for it fails.
-    pub(super) fn target_given_up(&mut self, target: u8) {
+    /// A data server was sought for long enough, or cannot be used for a `reason` of its own: what
+    /// waits for it fails.
+    pub(super) fn target_given_up(&mut self, target: u8, reason: Option<ErrorKind>) {
         self.targets[target].asked = 0;
-        let kind = ErrorKind::TargetLost { target: self.targets[target].id };
+        let kind = reason.unwrap_or(ErrorKind::TargetLost { target: self.targets[target].id });
         for _ in 0..self.waiting.len(Queue::Sets) {
             let Some(index) = self.waiting.pop(Queue::Sets) else { break };
             if self.needs(index) & (1 << target) != 0 {

@@ -8,18 +8,20 @@ use gannet_proto::data::Arrival;
 use gannet_proto::handshake::split_tail;
 use gannet_proto::limits::{LARGE_PACKET_BYTES, TARGETS_PER_FILE_MAX};
 use gannet_proto::operations::{
-    Attributes, CounterEntry, DirectoryEntry, DirectoryReply, EntryReply, IoReply, ReplyHeader,
-    SESSION_SHARD, StatFsReply, StatsReply, TargetReply,
+    Attributes, DirectoryEntry, DirectoryReply, EntryReply, IoReply, ReplyHeader, SESSION_SHARD,
+    StatFsReply, StatsReply, TargetReply, connection_kind,
 };
 use gannet_proto::packet::{DecodeError, Frame, Frames, Message};
-use gannet_proto::{Handle, Inode, Status};
+use gannet_proto::stats::{StatsEntry, read_stats};
+use gannet_proto::{Handle, Inode, SessionId, Status, TargetId};
 use zerocopy::FromBytes;
 
 use super::dispatch::session_tag;
 use super::{Client, Role};
+use crate::counters::{Counters, Peer, PeerConnection};
 use crate::error::ErrorKind;
 use crate::link::Phase;
-use crate::operation::{Counters, Entry, Listing, Operation, Outcome, Space};
+use crate::operation::{Entry, Listing, Operation, Outcome, Space};
 use crate::request::State;
 use crate::slots::{Owner, Place};
 
@@ -27,6 +29,8 @@ use crate::slots::{Owner, Place};
 const HOPS_MAX: u16 = 4096;
 /// Most roles whose counters one request collects.
 const ROLES_MAX: usize = 4096;
+/// Most connections that they may tell of, all of them together.
+const CONNECTIONS_MAX: usize = 1 << 20;
 
 impl<F: Fabric> Client<F> {
     pub(super) fn on_message(&mut self, connection: ConnectionId, packet: &[u8]) {
@@ -411,12 +415,21 @@ impl<F: Fabric> Client<F> {
             let kind = ErrorKind::Protocol("a reply of another kind of request");
             return self.finish(index, Err(kind));
         }
-        if request.counters.len() == ROLES_MAX {
-            request.counters.clear();
-            let kind = ErrorKind::Protocol("counters without end");
-            return self.finish(index, Err(kind));
+        // A role may answer in several parts.
+        let parts: usize = request.counters.iter().map(|one| one.connections.len()).sum();
+        let is_room = request.counters.len() < ROLES_MAX;
+        match request.counters.iter_mut().find(|one| one.role == counters.role) {
+            Some(one) if parts < CONNECTIONS_MAX => {
+                one.values.extend(counters.values);
+                one.connections.extend(counters.connections);
+            }
+            None if is_room => request.counters.push(counters),
+            _ => {
+                request.counters.clear();
+                let kind = ErrorKind::Protocol("counters without end");
+                return self.finish(index, Err(kind));
+            }
         }
-        request.counters.push(counters);
         if last {
             let collected = std::mem::take(&mut request.counters);
             self.finish(index, Ok(Outcome::Counters(collected)));
@@ -452,26 +465,27 @@ fn listing(reply: &DirectoryReply, mut tail: &[u8]) -> Result<Listing, DecodeErr
     Ok(Listing { entries, end: reply.end.get() != 0 })
 }
 
-fn counters(reply: &StatsReply, mut tail: &[u8]) -> Result<Counters, DecodeError> {
-    let too_short = DecodeError::TooShort { name: StatsReply::NAME, len_bytes: tail.len() };
-    let count = usize::from(reply.count.get());
-    if count > LARGE_PACKET_BYTES / size_of::<CounterEntry>() {
-        return Err(too_short);
-    }
-    let mut values = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (entry, rest) = CounterEntry::ref_from_prefix(tail).map_err(|_| too_short)?;
-        let length = usize::from(entry.name_bytes.get());
-        let split = split_tail::<StatsReply>;
-        let (name, rest) = split(rest, "name_bytes", length, LARGE_PACKET_BYTES)?;
-        tail = rest;
-        values.push((String::from_utf8_lossy(name).into_owned(), entry.value.get()));
-    }
+fn counters(reply: &StatsReply, tail: &[u8]) -> Result<Counters, DecodeError> {
+    let (mut values, mut connections) = (Vec::new(), Vec::new());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (count, connection_count) = (reply.count.get(), reply.connections.get());
+    read_stats::<StatsReply>(tail, count, connection_count, |entry| match entry {
+        StatsEntry::Counter { name, value } => values.push((text(name), value)),
+        StatsEntry::Connection { kind, id, fabric, peer } => {
+            let of = match (kind, u32::try_from(id)) {
+                (connection_kind::HOST, _) => Peer::Host(SessionId(id)),
+                (connection_kind::TARGET, Ok(id)) => Peer::Target(TargetId(id)),
+                (connection_kind::DATA_SESSION, _) => Peer::DataSession(SessionId(id)),
+                _ => Peer::Unknown { kind, id },
+            };
+            connections.push(PeerConnection { peer: of, fabric: text(fabric), at: text(peer) });
+        }
+    })?;
     let index = reply.index.get();
     let role = match reply.role.get() {
-        0 => crate::operation::Role::Metaserver(index),
-        1 => crate::operation::Role::Target(index),
-        role => crate::operation::Role::Unknown { role, index },
+        0 => crate::counters::Role::Metaserver(index),
+        1 => crate::counters::Role::Target(index),
+        role => crate::counters::Role::Unknown { role, index },
     };
-    Ok(Counters { role, values })
+    Ok(Counters { role, values, connections })
 }

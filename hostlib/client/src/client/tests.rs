@@ -6,6 +6,7 @@ mod fake;
 mod hostile;
 mod peer;
 mod recovery;
+mod routes;
 mod windows;
 
 use gannet_runtime::counting_allocator::CountingAllocator;

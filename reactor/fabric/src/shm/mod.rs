@@ -363,7 +363,7 @@ impl ShmFabric {
 }
 
 impl Fabric for ShmFabric {
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, _connection: ConnectionId) -> Capabilities {
         Capabilities {
             maps_remote_memory: true,
             disconnect_revokes_access: false,
@@ -371,10 +371,14 @@ impl Fabric for ShmFabric {
         }
     }
 
+    fn scheme(&self, _connection: ConnectionId) -> &'static str {
+        "shm"
+    }
+
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
         match at {
             Address::Shm(path) => self.listen_at(path),
-            Address::Rdma { .. } => {
+            Address::Rdma { .. } | Address::Tcp { .. } => {
                 Err(FabricError::Address(format!("{at} is not of the shm fabric")))
             }
         }
@@ -383,7 +387,7 @@ impl Fabric for ShmFabric {
     fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
         match to {
             Address::Shm(path) => self.connect_to(path),
-            Address::Rdma { .. } => {
+            Address::Rdma { .. } | Address::Tcp { .. } => {
                 Err(FabricError::Address(format!("{to} is not of the shm fabric")))
             }
         }

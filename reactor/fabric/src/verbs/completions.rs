@@ -6,11 +6,12 @@
 
 use rdma_sys::{ibv_wc_opcode as opcodes, ibv_wc_status as statuses};
 
-use super::connection::{Connection, State, Violation};
+use super::connection::{Connection, State};
 use super::fabric::{RECEIVE_TAG, SHARED_TAG, Tag, VerbsFabric};
 use super::objects::{Completion, POLL_BATCH};
 use super::send::Work;
 use super::wire::{HEADER_BYTES, Header, Kind};
+use crate::credits::Overdrawn;
 use crate::{ConnectionId, DisconnectReason, Event, Events, Key, TransferStatus};
 
 /// Batches taken from one completion queue per poll.
@@ -109,7 +110,7 @@ impl VerbsFabric {
             // Without room they go with the next message, or when a completion has made some: a
             // peer may have used up what it got before its device's acknowledgements come here.
             if wiring.credits.should_return() && wiring.send.has_room_in_reserve() {
-                let header = wiring.credits.header(Kind::Credits);
+                let header = Header::new(Kind::Credits, wiring.credits.take_owed());
                 wiring.send.push_message(header, &[]);
                 self.mark_dirty(index);
             }
@@ -171,8 +172,15 @@ impl VerbsFabric {
             let is_frame = completion.0.opcode == opcodes::IBV_WC_RECV;
             let frame_bytes = completion.0.byte_len as usize;
             let header = Header::decode(receives.header(buffer), frame_bytes);
-            let header = header.filter(|_| is_frame).ok_or(Violation);
-            match header.and_then(|header| wiring.credits.received(header).map(|()| header.kind)) {
+            let header = header.filter(|_| is_frame).ok_or(Overdrawn);
+            let counted = |header: Header| {
+                wiring.credits.returned(header.returned)?;
+                if let Kind::Message(class) = header.kind {
+                    wiring.credits.received(class)?;
+                }
+                Ok(header.kind)
+            };
+            match header.and_then(counted) {
                 Ok(Kind::Message(_)) => {
                     // After this side ended the connection, its user hears no more.
                     if !matches!(state, State::Lingering | State::Draining(DisconnectReason::Local))
@@ -187,7 +195,7 @@ impl VerbsFabric {
                     *goodbye = true;
                     ended = Some(DisconnectReason::Remote);
                 }
-                Err(Violation) => ended = Some(DisconnectReason::Protocol),
+                Err(Overdrawn) => ended = Some(DisconnectReason::Protocol),
             }
             if wiring.credits.should_return() && self.owing.last() != Some(&index) {
                 self.owing.push(index);

@@ -13,7 +13,8 @@ use super::device::LocalMemory;
 use super::objects::{Domain, Exposure, Region, Window};
 use super::receive::Receives;
 use super::send::SendQueue;
-use super::wire::{Class, Greeting, Header, Kind};
+use super::wire::{Header, Kind};
+use crate::credits::{Class, Credits};
 use crate::{
     Access, DisconnectReason, FabricError, Key, PeerIdentity, PostError, Registration, WindowError,
 };
@@ -34,83 +35,6 @@ pub(super) enum State {
     Draining(DisconnectReason),
     /// Over; the event that says so is on its way.
     Ended,
-}
-
-/// Messages that may be on their way, in both directions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Credits {
-    /// What this side lets the peer have on its way, in all.
-    pub(super) granted: Greeting,
-    /// What the peer lets this side have on its way, in all.
-    pub(super) peer_granted: Greeting,
-    /// How many more of each class this side may send.
-    small: u16,
-    large: u16,
-    /// Messages received for which the peer did not get its credit back yet.
-    small_owed: u16,
-    large_owed: u16,
-}
-
-/// A peer broke the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Violation;
-
-impl Credits {
-    pub(super) fn new(granted: Greeting) -> Credits {
-        let peer_granted = Greeting { small_credits: 0, large_credits: 0 };
-        Credits { granted, peer_granted, small: 0, large: 0, small_owed: 0, large_owed: 0 }
-    }
-
-    /// The peer said what it grants.
-    pub(super) fn begin(&mut self, peer: Greeting) {
-        self.peer_granted = peer;
-        (self.small, self.large) = (peer.small_credits, peer.large_credits);
-    }
-
-    #[inline]
-    pub(super) fn has(&self, class: Class) -> bool {
-        match class {
-            Class::Small => self.small > 0,
-            Class::Large => self.large > 0,
-        }
-    }
-
-    /// The header of the next frame, which takes a credit if it is a message.
-    #[inline]
-    pub(super) fn header(&mut self, kind: Kind) -> Header {
-        match kind {
-            Kind::Message(Class::Small) => self.small -= 1,
-            Kind::Message(Class::Large) => self.large -= 1,
-            Kind::Credits | Kind::Goodbye => {}
-        }
-        let small_returned = std::mem::take(&mut self.small_owed);
-        let large_returned = std::mem::take(&mut self.large_owed);
-        Header { kind, small_returned, large_returned }
-    }
-
-    /// A frame arrived. More credits than were granted, or a message without one, is a violation.
-    #[inline]
-    pub(super) fn received(&mut self, header: Header) -> Result<(), Violation> {
-        let add = |have: &mut u16, more: u16, max: u16| {
-            *have = have.checked_add(more).filter(|sum| *sum <= max).ok_or(Violation)?;
-            Ok(())
-        };
-        add(&mut self.small, header.small_returned, self.peer_granted.small_credits)?;
-        add(&mut self.large, header.large_returned, self.peer_granted.large_credits)?;
-        match header.kind {
-            Kind::Message(Class::Small) => add(&mut self.small_owed, 1, self.granted.small_credits),
-            Kind::Message(Class::Large) => add(&mut self.large_owed, 1, self.granted.large_credits),
-            Kind::Credits | Kind::Goodbye => Ok(()),
-        }
-    }
-
-    /// Whether so much is owed that it should be returned even without a message to send.
-    #[inline]
-    pub(super) fn should_return(&self) -> bool {
-        let half = |owed: u16, granted: u16| owed > 0 && owed >= granted.div_ceil(2);
-        half(self.small_owed, self.granted.small_credits)
-            || half(self.large_owed, self.granted.large_credits)
-    }
 }
 
 /// Frames that take no credit and that a peer may have on its way at a time: three times credits,
@@ -363,7 +287,8 @@ impl Connection {
         if !credits.has(class) || !send.has_room() || !send.has_buffer(class) {
             return Err(PostError::Full);
         }
-        let header = credits.header(Kind::Message(class));
+        credits.take(class);
+        let header = Header::new(Kind::Message(class), credits.take_owed());
         send.push_message(header, message);
         Ok(())
     }
@@ -393,62 +318,5 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.tear_down();
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn pair() -> (Credits, Credits) {
-        let (mine, yours) = (
-            Greeting { small_credits: 4, large_credits: 2 },
-            Greeting { small_credits: 6, large_credits: 1 },
-        );
-        let (mut left, mut right) = (Credits::new(mine), Credits::new(yours));
-        left.begin(yours);
-        right.begin(mine);
-        (left, right)
-    }
-
-    #[test]
-    fn credits_are_bounded_and_come_back() {
-        let (mut left, mut right) = pair();
-        let mut sent = 0;
-        for _ in 0..100 {
-            while left.has(Class::Small) {
-                right.received(left.header(Kind::Message(Class::Small))).unwrap();
-                sent += 1;
-            }
-            assert!(left.has(Class::Large), "the other class has credits of its own");
-            assert!(right.should_return());
-            left.received(right.header(Kind::Credits)).unwrap();
-            assert!(!right.should_return());
-        }
-        assert_eq!(sent, 600);
-        // They come back with messages, too.
-        right.received(left.header(Kind::Message(Class::Large))).unwrap();
-        assert!(!left.has(Class::Large));
-        left.received(right.header(Kind::Message(Class::Small))).unwrap();
-        assert!(left.has(Class::Large));
-    }
-
-    #[test]
-    fn a_message_without_a_credit_is_a_violation() {
-        let (_, mut right) = pair();
-        let message =
-            Header { kind: Kind::Message(Class::Large), small_returned: 0, large_returned: 0 };
-        assert_eq!(right.received(message), Ok(()));
-        assert_eq!(right.received(message), Err(Violation));
-    }
-
-    #[test]
-    fn credits_that_were_never_granted_are_a_violation() {
-        for (small_returned, large_returned) in [(1, 0), (0, 1), (u16::MAX, 0)] {
-            let (mut left, _) = pair();
-            let header = Header { kind: Kind::Credits, small_returned, large_returned };
-            assert_eq!(left.received(header), Err(Violation));
-        }
     }
 }

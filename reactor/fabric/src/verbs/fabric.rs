@@ -21,7 +21,7 @@ use super::connection::{Connection, State};
 use super::device::{Device, DeviceLimits};
 use super::objects::{Completion, Context, POLL_BATCH, failed};
 use super::setup::Listener;
-use super::wire::Kind;
+use super::wire::{Header, Kind};
 use crate::{
     Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
     FabricError, Key, LARGE_MESSAGE_BYTES, PeerIdentity, PostError, Refused, Registration,
@@ -349,12 +349,16 @@ impl Tag {
 }
 
 impl Fabric for VerbsFabric {
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, _connection: ConnectionId) -> Capabilities {
         Capabilities {
             maps_remote_memory: false,
             disconnect_revokes_access: true,
             memory_windows: self.windows,
         }
+    }
+
+    fn scheme(&self, _connection: ConnectionId) -> &'static str {
+        "rdma"
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
@@ -374,7 +378,7 @@ impl Fabric for VerbsFabric {
                 found.state = State::Lingering;
                 found.deadline = Some(now + linger);
                 if let Some(wiring) = &mut found.wiring {
-                    let header = wiring.credits.header(Kind::Goodbye);
+                    let header = Header::new(Kind::Goodbye, wiring.credits.take_owed());
                     wiring.send.push_message(header, &[]);
                 }
                 let posted = found.post();

@@ -6,6 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::FabricError;
+#[cfg(feature = "verbs")]
+use crate::credits::Messages;
 
 /// Settings of the verbs fabric. Devices bound most of them further; what a device cannot do is
 /// lowered to what it can, and refused if nothing useful is left.
@@ -56,6 +58,12 @@ impl Default for VerbsOptions {
 }
 
 impl VerbsOptions {
+    /// The credits that peers get.
+    #[cfg(feature = "verbs")]
+    pub(crate) fn granted(&self) -> Messages {
+        Messages { small: self.small_credits, large: self.large_credits }
+    }
+
     /// Refuses values that no device could serve.
     #[cfg_attr(not(feature = "verbs"), allow(dead_code))]
     #[allow(dead_code)]

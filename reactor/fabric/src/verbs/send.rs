@@ -15,7 +15,8 @@ use rdma_sys as rdma;
 use rdma_sys::ibv_wr_opcode as opcodes;
 
 use super::objects::{Domain, Exposure, Region, checked, failed, remote_flags};
-use super::wire::{Class, FRAME_BYTES_MAX, HEADER_BYTES, Header, Kind};
+use super::wire::{FRAME_BYTES_MAX, HEADER_BYTES, Header, Kind};
+use crate::credits::Class;
 use crate::{Access, FabricError, RemoteSlice, SMALL_MESSAGE_BYTES};
 
 const SIGNALED: u32 = rdma::ibv_send_flags::IBV_SEND_SIGNALED.0;

@@ -1,6 +1,6 @@
 //! Making and ending connections.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use gannet_runtime::time::Time;
@@ -8,7 +8,7 @@ use rustix::event::epoll;
 
 use super::cm::{CmEvent, CmEventKind, CmId, PairAttributes, ReadDepths, SocketAddress};
 use super::completions::nobody;
-use super::connection::{Connection, Credits, FRAMES_WITHOUT_CREDIT, Own, State, Wiring};
+use super::connection::{Connection, FRAMES_WITHOUT_CREDIT, Own, State, Wiring};
 use super::device::Device;
 use super::fabric::{
     DEVICE_TOKENS, KEEPER_TAG, MANAGER_TOKEN, RECEIVE_TAG, SERVICE_BUSY, SERVICE_IDLE, SHARED_TAG,
@@ -18,6 +18,8 @@ use super::objects::{Context, Domain, failed};
 use super::receive::{Queue, Receives};
 use super::send::{RESERVE, SendLimits, SendQueue, Work};
 use super::wire::{Greeting, HEADER_BYTES, Refusal};
+use crate::credits::Credits;
+use crate::trust::is_trusted;
 use crate::{
     Address, ConnectionId, DisconnectReason, Event, Events, FabricError, PeerIdentity,
     SMALL_MESSAGE_BYTES, TransferStatus,
@@ -301,7 +303,11 @@ impl VerbsFabric {
             return id.reject(&Refusal::Protocol.encode());
         };
         let (peer, local) = (id.peer(), id.local());
-        if !self.trusts(peer, local) {
+        let trusted = match (peer, local) {
+            (Some(peer), Some(local)) => is_trusted(peer, local, &self.options.trusted_hosts),
+            _ => false,
+        };
+        if !trusted {
             let peer = peer.map_or_else(|| "a peer".to_owned(), |peer| peer.to_string());
             tracing::warn!(%peer, "refused: the host is not among the trusted ones");
             return id.reject(&Refusal::NotTrusted.encode());
@@ -345,7 +351,7 @@ impl VerbsFabric {
             return Err(FabricError::NotConnected);
         };
         if let Some(wiring) = &mut found.wiring {
-            wiring.credits.begin(greeting);
+            wiring.credits.begin(greeting.granted);
         }
         found.id.set_acknowledge_timeout(exponent);
         let depths = ReadDepths {
@@ -361,16 +367,7 @@ impl VerbsFabric {
     }
 
     fn greeting(&self) -> Greeting {
-        Greeting {
-            small_credits: self.options.small_credits,
-            large_credits: self.options.large_credits,
-        }
-    }
-
-    /// This machine's own addresses are trusted, and those of the networks in the options.
-    fn trusts(&self, peer: Option<IpAddr>, local: Option<IpAddr>) -> bool {
-        let Some(peer) = peer else { return false };
-        Some(peer) == local || self.options.trusted_hosts.iter().any(|net| net.contains(&peer))
+        Greeting { granted: self.options.granted() }
     }
 
     /// Makes the queue pair of a connection and all that goes with it.
@@ -382,8 +379,7 @@ impl VerbsFabric {
         else {
             return Err(FabricError::NotConnected);
         };
-        let granted =
-            Greeting { small_credits: options.small_credits, large_credits: options.large_credits };
+        let granted = options.granted();
         let messages = u32::from(options.small_credits) + u32::from(options.large_credits);
         let windows = if connects && device.limits.windows { options.windows_max } else { 0 };
         let sends = messages + (options.transfers_max + windows + 2 * RESERVE) as u32;
@@ -469,7 +465,7 @@ impl VerbsFabric {
         let id = self.id(index);
         let Some(found) = &mut self.slots[index as usize].connection else { return };
         if let Some(wiring) = &mut found.wiring {
-            wiring.credits.begin(greeting);
+            wiring.credits.begin(greeting.granted);
         }
         found.peer = found.id.peer().map(|peer| PeerIdentity::Network(peer.to_string()));
         found.id.set_receiver_not_ready_timer(RECEIVER_NOT_READY_CODE);
@@ -666,12 +662,11 @@ impl VerbsFabric {
 
 /// What a name and port stand for. The outer error: it is no address of this fabric.
 fn socket_address(address: &Address) -> Result<std::io::Result<SocketAddr>, FabricError> {
-    let Address::Rdma { host, port } = address else {
-        return Err(FabricError::Address(format!("{address} is not of the verbs fabric")));
+    let found = match address {
+        Address::Rdma { .. } => address.resolve(),
+        Address::Shm(_) | Address::Tcp { .. } => None,
     };
-    let unknown = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    let found = (host.as_str(), *port).to_socket_addrs();
-    Ok(found.and_then(|mut found| found.next().ok_or_else(unknown)))
+    found.ok_or_else(|| FabricError::Address(format!("{address} is not of the verbs fabric")))
 }
 
 /// The device's measure of a time: the next power of two of 4.096 us.

@@ -11,8 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::connection::Own;
 use super::objects::{Domain, Exposure, Region, checked};
-use super::wire::{Class, Kind};
+use super::wire::{Header, Kind};
 use super::{VerbsFabric, VerbsOptions};
+use crate::credits::Class;
 use crate::{
     Access, Address, ConnectionId, DisconnectReason, Event, Events, Fabric, PostError, Registration,
 };
@@ -198,7 +199,7 @@ fn credits_wait_for_room_in_the_send_queue() {
     let found = right.fabric.connection(to_left).expect("connected");
     let wiring = found.usable().expect("connected");
     // As if the device had not acknowledged any of them.
-    while wiring.send.push_message(wiring.credits.header(Kind::Credits), &[]) {}
+    while wiring.send.push_message(Header::new(Kind::Credits, wiring.credits.take_owed()), &[]) {}
     for _ in 0..2 {
         let mut sent = 0;
         while left.fabric.send(to_right, b"small").is_ok() {

@@ -1,7 +1,8 @@
 //! What the providers of two ends say to each other: in the private data of the connection
 //! manager when a connection is made, and in front of every message. All numbers little-endian.
 
-use crate::{LARGE_MESSAGE_BYTES, SMALL_MESSAGE_BYTES};
+use crate::LARGE_MESSAGE_BYTES;
+use crate::credits::{Class, Messages};
 
 /// Of this provider's connections.
 const MAGIC: [u8; 4] = *b"GNET";
@@ -29,17 +30,15 @@ pub(super) enum Refusal {
 /// What each end tells the other when they connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Greeting {
-    /// Messages of the small class that the peer may have on their way to the sender of this.
-    pub(super) small_credits: u16,
-    /// The same for the large class.
-    pub(super) large_credits: u16,
+    /// Messages that the peer may have on their way to the sender of this.
+    pub(super) granted: Messages,
 }
 
 impl Greeting {
     pub(super) fn encode(self) -> [u8; GREETING_BYTES] {
         let mut bytes = prefix();
-        bytes[8..10].copy_from_slice(&self.small_credits.to_le_bytes());
-        bytes[10..12].copy_from_slice(&self.large_credits.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.granted.small.to_le_bytes());
+        bytes[10..12].copy_from_slice(&self.granted.large.to_le_bytes());
         bytes
     }
 
@@ -47,10 +46,9 @@ impl Greeting {
     /// padded what was sent.
     pub(super) fn decode(bytes: &[u8]) -> Option<Greeting> {
         let bytes = bytes.get(..GREETING_BYTES)?;
-        let greeting =
-            Greeting { small_credits: u16_at(bytes, 8), large_credits: u16_at(bytes, 10) };
-        let usable = greeting.small_credits > 0 && greeting.large_credits > 0;
-        (bytes[..6] == prefix()[..6] && usable).then_some(greeting)
+        let granted = Messages { small: u16_at(bytes, 8), large: u16_at(bytes, 10) };
+        let usable = granted.small > 0 && granted.large > 0;
+        (bytes[..6] == prefix()[..6] && usable).then_some(Greeting { granted })
     }
 }
 
@@ -88,20 +86,6 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The two classes of messages, each with credits of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    Small,
-    Large,
-}
-
-impl Class {
-    /// The class of a message of this length.
-    pub(super) fn of(len_bytes: usize) -> Class {
-        if len_bytes <= SMALL_MESSAGE_BYTES { Class::Small } else { Class::Large }
-    }
-}
-
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -118,11 +102,14 @@ pub(super) enum Kind {
 pub(super) struct Header {
     pub(super) kind: Kind,
     /// Credits that the receiver of this gets back.
-    pub(super) small_returned: u16,
-    pub(super) large_returned: u16,
+    pub(super) returned: Messages,
 }
 
 impl Header {
+    pub(super) fn new(kind: Kind, returned: Messages) -> Header {
+        Header { kind, returned }
+    }
+
     pub(super) fn encode(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0] = match self.kind {
@@ -131,8 +118,8 @@ impl Header {
             Kind::Credits => 3,
             Kind::Goodbye => 4,
         };
-        bytes[2..4].copy_from_slice(&self.small_returned.to_le_bytes());
-        bytes[4..6].copy_from_slice(&self.large_returned.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.returned.small.to_le_bytes());
+        bytes[4..6].copy_from_slice(&self.returned.large.to_le_bytes());
         bytes
     }
 
@@ -154,9 +141,8 @@ impl Header {
             Kind::Message(class) => Class::of(body_bytes) == class,
             Kind::Credits | Kind::Goodbye => body_bytes == 0,
         };
-        let header =
-            Header { kind, small_returned: u16_at(&bytes, 2), large_returned: u16_at(&bytes, 4) };
-        fits.then_some(header)
+        let returned = Messages { small: u16_at(&bytes, 2), large: u16_at(&bytes, 4) };
+        fits.then_some(Header { kind, returned })
     }
 }
 
@@ -167,7 +153,7 @@ mod tests {
 
     #[test]
     fn greetings_and_refusals_are_told_apart() {
-        let greeting = Greeting { small_credits: 128, large_credits: 300 };
+        let greeting = Greeting { granted: Messages { small: 128, large: 300 } };
         let mut padded = greeting.encode().to_vec();
         padded.resize(56, 0);
         assert_eq!(Greeting::decode(&padded), Some(greeting));
@@ -180,7 +166,7 @@ mod tests {
 
     #[test]
     fn foreign_greetings_are_refused() {
-        let good = Greeting { small_credits: 1, large_credits: 1 }.encode();
+        let good = Greeting { granted: Messages { small: 1, large: 1 } }.encode();
         assert!(Greeting::decode(&good).is_some());
         for at in [0, 3, 4, 5] {
             let mut bad = good;
@@ -201,18 +187,17 @@ mod tests {
     fn headers_survive_and_bad_ones_are_refused() {
         let lengths = [(Class::Small, 0), (Class::Small, 256), (Class::Large, 257)];
         for (class, body_bytes) in lengths {
-            let header =
-                Header { kind: Kind::Message(class), small_returned: 7, large_returned: 0x1234 };
+            let returned = Messages { small: 7, large: 0x1234 };
+            let header = Header { kind: Kind::Message(class), returned };
             let bytes = header.encode();
             assert_eq!(Header::decode(bytes, HEADER_BYTES + body_bytes), Some(header));
         }
         for kind in [Kind::Credits, Kind::Goodbye] {
-            let bytes = Header { kind, small_returned: 1, large_returned: 2 }.encode();
+            let bytes = Header { kind, returned: Messages { small: 1, large: 2 } }.encode();
             assert!(Header::decode(bytes, HEADER_BYTES).is_some());
             assert_eq!(Header::decode(bytes, HEADER_BYTES + 1), None, "{kind:?} with a body");
         }
-        let small =
-            Header { kind: Kind::Message(Class::Small), small_returned: 0, large_returned: 0 };
+        let small = Header::new(Kind::Message(Class::Small), Messages::default());
         assert_eq!(Header::decode(small.encode(), HEADER_BYTES + 257), None);
         let large = Header { kind: Kind::Message(Class::Large), ..small };
         assert_eq!(Header::decode(large.encode(), FRAME_BYTES_MAX), Some(large));

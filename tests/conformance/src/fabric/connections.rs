@@ -182,7 +182,7 @@ fn assert_registers_nothing<F: Fabric>(fabric: &mut F, id: ConnectionId) {
     let memory = Mapping::shareable(4096).expect("memory");
     let refused = fabric.register(id, &memory, Access::READ_WRITE).expect_err("not connected");
     assert!(matches!(refused, FabricError::NotConnected), "{refused}");
-    if fabric.capabilities().memory_windows {
+    if fabric.capabilities(id).memory_windows {
         let window = fabric.open_window(id, Key(1), 0, 8, Access::READ_WRITE);
         assert_eq!(window, Err(WindowError::NotConnected));
     }

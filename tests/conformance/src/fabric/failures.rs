@@ -133,6 +133,7 @@ pub fn a_dead_peer_is_noticed(provider: &impl Provider) {
     pair.left.fabric.send(to_right, b"last words").expect("a credit");
     pair.left.fabric.flush();
     let Pair { left, mut right, .. } = pair;
+    let maps = right.fabric.capabilities(to_left).maps_remote_memory;
     provider.kill(left.fabric);
     let reason = wait_for_end(&mut right, Some(&mut other), to_left);
     assert_eq!(reason, DisconnectReason::PeerLost);
@@ -144,7 +145,7 @@ pub fn a_dead_peer_is_noticed(provider: &impl Provider) {
             let after = right.notes.pop_front();
             assert!(matches!(after, Some((id, Note::Disconnected(_))) if id == to_left));
         }
-        Note::Disconnected(_) => assert!(!right.fabric.capabilities().maps_remote_memory),
+        Note::Disconnected(_) => assert!(!maps),
         other => panic!("{other:?}"),
     }
     assert!(right.notes.is_empty(), "{:?}", right.notes);

@@ -82,7 +82,7 @@ pub fn deregistration_waits_for_views(provider: &impl Provider) {
     let at = pair.register_left(&memory, Access::READ_WRITE);
     let to_left = pair.to_left;
     let view = pair.right.fabric.map(to_left, remote(at, 64, 64), Access::READ_WRITE);
-    let maps = pair.right.fabric.capabilities().maps_remote_memory;
+    let maps = pair.right.fabric.capabilities(to_left).maps_remote_memory;
     assert_eq!(view.is_some(), maps);
     let Some(view) = view else { return };
     let clone = view.clone();

@@ -102,7 +102,7 @@ pub fn windows_in_steady_state_allocate_nothing(provider: &impl Provider) {
     let to_right = pair.to_right;
     let memory = Mapping::shareable(1 << 20).expect("memory");
     let at = pair.register_left(&memory, Access::WINDOWS_ONLY);
-    if !pair.left.fabric.capabilities().memory_windows {
+    if !pair.left.fabric.capabilities(to_right).memory_windows {
         let refused = pair.left.fabric.open_window(to_right, at.key, 0, BYTES, Access::READ_WRITE);
         assert_eq!(refused, Err(WindowError::Unsupported));
         return;

@@ -142,7 +142,7 @@ pub fn bounds_and_rights_are_enforced(provider: &impl Provider) {
 
 /// Views are bounded as transfers are, where there are any; a refused one does no harm.
 fn check_views<F: Fabric>(pair: &mut Pair<F>, at: Registration, access: Access) {
-    let maps = pair.right.fabric.capabilities().maps_remote_memory;
+    let maps = pair.right.fabric.capabilities(pair.to_left).maps_remote_memory;
     let to_left = pair.to_left;
     for target in &ranges_outside(at) {
         for wanted in [access, Access::READ_WRITE] {

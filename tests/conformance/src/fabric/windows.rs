@@ -24,7 +24,7 @@ fn prepare<F: Fabric>(pair: &mut Pair<F>) -> Option<(Arc<Mapping>, Registration,
     let memory = Mapping::shareable(BASE_BYTES as usize).expect("memory");
     memory.copy_in(0, &vec![CANARY; BASE_BYTES as usize]);
     let base = pair.register_left(&memory, Access::WINDOWS_ONLY);
-    if !pair.left.fabric.capabilities().memory_windows {
+    if !pair.left.fabric.capabilities(pair.to_right).memory_windows {
         let refused = pair.left.fabric.open_window(pair.to_right, base.key, 0, 8, WRITE);
         assert_eq!(refused, Err(WindowError::Unsupported));
         return None;
@@ -41,7 +41,8 @@ fn assert_untouched(memory: &Mapping, what: &str) {
 /// Both ends of a provider agree on whether there are windows, and without them none is opened.
 pub fn without_windows_none_is_opened(provider: &impl Provider) {
     let mut pair = Pair::new(provider);
-    let has = [&pair.left, &pair.right].map(|end| end.fabric.capabilities().memory_windows);
+    let ends = [(&pair.left, pair.to_right), (&pair.right, pair.to_left)];
+    let has = ends.map(|(end, to)| end.fabric.capabilities(to).memory_windows);
     assert_eq!(has[0], has[1]);
     assert_eq!(prepare(&mut pair).is_some(), has[0]);
 }

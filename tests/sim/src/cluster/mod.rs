@@ -203,8 +203,8 @@ impl Cluster {
         cluster
     }
 
-    fn metaserver_addresses(&self) -> Vec<Address> {
-        (0..self.shape.reactors).map(|reactor| address(&format!("meta.{reactor}"))).collect()
+    fn metaserver_addresses(&self) -> Vec<Vec<Address>> {
+        (0..self.shape.reactors).map(|reactor| vec![address(&format!("meta.{reactor}"))]).collect()
     }
 
     /// Starts the metadata server if it is down. False: its media are still in use.
@@ -265,7 +265,7 @@ impl Cluster {
         let metaserver = address("meta.0");
         let instance = self.random.bits();
         let uuid = [index as u8 + 101; 16];
-        let mut config = TargetConfig::new(uuid, instance, address(&name), metaserver);
+        let mut config = TargetConfig::new(uuid, instance, vec![address(&name)], metaserver);
         (config.limits.small_buffers, config.limits.large_buffers) =
             (Some(self.shape.bounce_buffers.0), Some(self.shape.bounce_buffers.1));
         config.limits.sessions_max = 64;

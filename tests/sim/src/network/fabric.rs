@@ -46,7 +46,7 @@ impl Drop for SimFabric {
 }
 
 impl Fabric for SimFabric {
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, _connection: ConnectionId) -> Capabilities {
         self.state().borrow().options.model.capabilities()
     }
 

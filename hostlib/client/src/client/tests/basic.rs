@@ -2,17 +2,19 @@
 #![allow(clippy::unwrap_used)]
 
 use gannet_proto::operations::{
-    CounterEntry, DirectoryEntry, DirectoryReply, EntryReply, StatFsReply, StatsReply, io_flags,
+    DirectoryEntry, DirectoryReply, EntryReply, StatFsReply, StatsReply, connection_kind, io_flags,
     name_operation,
 };
-use gannet_proto::{Handle, Inode, ShardId, Status};
+use gannet_proto::stats::StatsTail;
+use gannet_proto::{Handle, Inode, SessionId, ShardId, Status, TargetId};
 use gannet_runtime::counting_allocator::allocations_on_this_thread;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
 use super::peer::{Asked, Cluster, attributes, file, header_of, options};
+use crate::counters::{Counters, Peer, PeerConnection, Role};
 use crate::error::ErrorKind;
-use crate::operation::{Operation, Outcome, Ownership, Role};
+use crate::operation::{Operation, Outcome, Ownership};
 use crate::options::ClientOptions;
 
 fn stat(shard: u16) -> Operation {
@@ -352,24 +354,39 @@ fn directories_space_and_counters() {
     cluster.settle();
     let (connection, asked) = cluster.next_on();
     let header = header_of(&asked).reply(Status::OK);
-    for (role, last) in [(0, 0), (1, 1)] {
-        let entry =
-            CounterEntry { value: U64::new(3), name_bytes: U16::new(5), ..Default::default() };
+    // The data server's in two parts, and with the connections that it has.
+    for (role, part, last) in [(1, 0, 0), (1, 1, 0), (0, 0, 1)] {
+        let mut tail = StatsTail::new();
+        if part == 0 {
+            tail.push_counter("reads", 3).unwrap();
+        }
+        let kind = if role == 1 { connection_kind::DATA_SESSION } else { connection_kind::TARGET };
+        tail.push_connection(kind, 40 + part, "tcp", "10.0.0.1").unwrap();
         let reply = StatsReply {
             header,
             role: U16::new(role),
             index: U32::new(8),
-            count: U16::new(1),
+            count: U16::new(tail.counters()),
             last: U16::new(last),
+            connections: U16::new(tail.connections()),
             ..StatsReply::default()
         };
-        cluster.send(connection, &reply, &[entry.as_bytes(), b"reads"]);
+        cluster.send(connection, &reply, &[tail.bytes()]);
         cluster.settle();
     }
     let outcome = cluster.completions.pop().unwrap().result.unwrap();
     let Outcome::Counters(counters) = outcome else { panic!("{outcome:?}") };
-    assert_eq!((counters[0].role, counters[1].role), (Role::Metaserver(8), Role::Target(8)));
-    assert_eq!(counters[1].values, [("reads".to_string(), 3)]);
+    let over_tcp =
+        |peer| PeerConnection { peer, fabric: "tcp".to_owned(), at: "10.0.0.1".to_owned() };
+    let values = vec![("reads".to_owned(), 3)];
+    let data = Counters {
+        role: Role::Target(8),
+        values: values.clone(),
+        connections: [40, 41].map(|id| over_tcp(Peer::DataSession(SessionId(id)))).into(),
+    };
+    let connections = vec![over_tcp(Peer::Target(TargetId(40)))];
+    let meta = Counters { role: Role::Metaserver(8), values, connections };
+    assert_eq!(counters, [data, meta]);
 }
 
 /// A hole is answered by the metadata server without anybody touching the buffer.

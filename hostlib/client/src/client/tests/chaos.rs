@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use gannet_fabric::{Capabilities, ConnectionId};
 use gannet_proto::Status;
 use gannet_proto::operations::{EntryReply, Read};
 use gannet_runtime::time::Time;
@@ -30,13 +31,23 @@ impl Choices {
     }
 }
 
+/// The data server's other address.
+const TCP: &str = "tcp://10.0.0.1:1";
+
+/// The open data sessions, at whatever address.
+fn sessions(cluster: &Cluster) -> Vec<ConnectionId> {
+    let world = cluster.fabric.world();
+    [world.open_to(&target_address(1)), world.open_to(TCP)].concat()
+}
+
 /// Answers a request that is with the servers, as they would if all went well.
 fn serve(cluster: &Cluster, asked: &Asked) {
     match asked {
         Asked::Read(read) => {
             // Data servers whose session is gone cannot say anything.
-            if !cluster.fabric.world().open_to(&target_address(1)).is_empty() {
-                cluster.arrive(1, read.header, (0, 1), 100);
+            if let Some(session) = sessions(cluster).last() {
+                let arrival = super::peer::arrival(read.header, (0, 1), 100, Status::OK);
+                cluster.send(*session, &arrival, &[]);
             }
         }
         Asked::Write(write) => cluster.answer_io(write.header, Status::OK, 100),
@@ -46,13 +57,21 @@ fn serve(cluster: &Cluster, asked: &Asked) {
 }
 
 /// Every fault in any order: each request completes exactly once, in bounded time, and every
-/// buffer comes back.
+/// buffer comes back. In every third round the data server is reached over two fabrics, of which the
+/// better one comes and goes.
 #[test]
 fn whatever_fails_each_request_completes_once() {
-    for seed in 1..=60_u64 {
-        let revokes = seed % 2 == 0;
+    let mut over_two_fabrics = 0;
+    for seed in 1..=90_u64 {
+        let (revokes, is_mixed) = (seed % 3 == 1, seed % 3 == 2);
         let mut choices = Choices(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut cluster = Cluster::with(options(), revokes);
+        if is_mixed {
+            cluster.further = vec![TCP];
+            let over_shm = cluster.fabric.world().capabilities;
+            let over_tcp = Capabilities { disconnect_revokes_access: true, ..over_shm };
+            cluster.fabric.world().capabilities_of.insert("tcp", over_tcp);
+        }
         cluster.warm_up(&[1]);
         let mut ids = Vec::new();
         let mut held: Vec<Asked> = Vec::new();
@@ -71,11 +90,17 @@ fn whatever_fails_each_request_completes_once() {
                 held.push(asked);
             }
             let meta = cluster.fabric.world().open_to(META[0]);
-            let targets = cluster.fabric.world().open_to(&target_address(1));
-            match choices.below(16) {
+            let targets = sessions(&cluster);
+            match choices.below(if is_mixed { 17 } else { 16 }) {
                 0 => meta.iter().for_each(|channel| cluster.break_off(*channel)),
                 1 => targets.iter().for_each(|session| cluster.break_off(*session)),
                 2 => cluster.resumed = !cluster.resumed,
+                16 => {
+                    let (address, mut world) = (target_address(1), cluster.fabric.world());
+                    if !world.dead.remove(&address) {
+                        world.dead.insert(address);
+                    }
+                }
                 3 => cluster.pass_stepwise(Duration::from_millis(choices.below(3000))),
                 4 => cluster.client.cancel(ids[choices.below(ids.len() as u64) as usize]),
                 5..8 if !held.is_empty() && !meta.is_empty() => {
@@ -139,5 +164,8 @@ fn whatever_fails_each_request_completes_once() {
         assert_eq!(cluster.arena.available(), cluster.arena.capacity(), "seed {seed}");
         let quiet = cluster.client.deadline();
         assert!(quiet == Time::NEVER || quiet > cluster.now, "seed {seed}: {quiet:?}");
+        let tried = cluster.fabric.world().tried(0);
+        over_two_fabrics += usize::from(tried.iter().filter(|text| *text == TCP).count() > 1);
     }
+    assert!(over_two_fabrics > 20, "{over_two_fabrics}");
 }

@@ -1,7 +1,7 @@
 //! A fabric of queues: the test sees everything that the client does and causes every event.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +40,12 @@ pub(super) struct Opened {
 
 pub(super) struct World {
     pub(super) capabilities: Capabilities,
+    /// What differs from that, by scheme of the address.
+    pub(super) capabilities_of: BTreeMap<&'static str, Capabilities>,
+    /// Addresses at which nobody listens.
+    pub(super) dead: BTreeSet<String>,
+    /// Schemes of fabrics that this machine does not have.
+    pub(super) missing: BTreeSet<&'static str>,
     /// By connection index: address and whether it is open.
     pub(super) connections: Vec<(Address, bool)>,
     /// Whether `connect` succeeds by itself.
@@ -84,6 +90,9 @@ impl FakeFabric {
         FakeFabric {
             world: Rc::new(RefCell::new(World {
                 capabilities,
+                capabilities_of: BTreeMap::new(),
+                dead: BTreeSet::new(),
+                missing: BTreeSet::new(),
                 connections: Vec::new(),
                 reachable: true,
                 registers: true,
@@ -112,6 +121,16 @@ impl FakeFabric {
 }
 
 impl World {
+    pub(super) fn capabilities_at(&self, connection: ConnectionId) -> Capabilities {
+        let scheme = self.connections[connection.index as usize].0.scheme();
+        self.capabilities_of.get(scheme).copied().unwrap_or(self.capabilities)
+    }
+
+    /// Addresses that were connected to since `from`, in order.
+    pub(super) fn tried(&self, from: usize) -> Vec<String> {
+        self.connections[from..].iter().map(|(address, _)| address.to_string()).collect()
+    }
+
     /// The open connections to an address, oldest first.
     pub(super) fn open_to(&self, address: &str) -> Vec<ConnectionId> {
         let all = self.connections.iter().enumerate();
@@ -153,8 +172,8 @@ fn id(index: usize) -> ConnectionId {
 }
 
 impl Fabric for FakeFabric {
-    fn capabilities(&self) -> Capabilities {
-        self.world().capabilities
+    fn capabilities(&self, connection: ConnectionId) -> Capabilities {
+        self.world().capabilities_at(connection)
     }
 
     fn listen(&mut self, _at: &Address) -> Result<(), FabricError> {
@@ -163,8 +182,11 @@ impl Fabric for FakeFabric {
 
     fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
         let mut world = self.world();
+        if world.missing.contains(to.scheme()) {
+            return Err(FabricError::Missing("no such device".into()));
+        }
         let connection = id(world.connections.len());
-        let reachable = world.reachable;
+        let reachable = world.reachable && !world.dead.contains(&to.to_string());
         world.connections.push((to.clone(), reachable));
         world.inbox.push_back(Delivery::Event(if reachable {
             Event::Connected { connection }
@@ -222,7 +244,7 @@ impl Fabric for FakeFabric {
         access: Access,
     ) -> Result<Registration, WindowError> {
         let mut world = self.world();
-        if !world.capabilities.memory_windows {
+        if !world.capabilities_at(connection).memory_windows {
             return Err(WindowError::Unsupported);
         }
         if !world.connections[connection.index as usize].1 {

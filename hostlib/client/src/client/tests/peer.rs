@@ -1,10 +1,11 @@
 //! Scripted servers: they greet and hand out tickets by themselves, and leave requests to the test.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
 use gannet_fabric::{ConnectionId, DisconnectReason};
+use gannet_proto::addresses::push_text;
 use gannet_proto::data::{Arrival, DataHello, DataWelcome, Trailer};
 use gannet_proto::handshake::{FEATURES_KNOWN, Hello, Refusal};
 use gannet_proto::operations::{
@@ -70,6 +71,16 @@ pub(super) struct Cluster {
     pub(super) tickets: bool,
     pub(super) reactors: u16,
     pub(super) map_version: u64,
+    /// Addresses of each data server besides [`target_address`].
+    pub(super) further: Vec<&'static str>,
+    /// Addresses of reactors besides [`META`].
+    pub(super) meta_further: Vec<(u16, &'static str)>,
+    /// Addresses at which somebody else listens, who refuses every hello.
+    pub(super) strangers: BTreeSet<String>,
+    /// Addresses at which another metadata server welcomes everybody.
+    pub(super) foreign: BTreeSet<String>,
+    /// Addresses at which somebody listens who says nothing.
+    pub(super) silent: BTreeSet<String>,
 }
 
 pub(super) fn options() -> ClientOptions {
@@ -135,6 +146,11 @@ impl Cluster {
             tickets: true,
             reactors: 1,
             map_version: 1,
+            further: Vec::new(),
+            meta_further: Vec::new(),
+            strangers: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+            silent: BTreeSet::new(),
         }
     }
 
@@ -206,8 +222,18 @@ impl Cluster {
             }
             DataHello::KIND => {
                 let (hello, ticket) = frame.read::<DataHello>().expect("whole");
-                let welcome = DataWelcome { version: U16::new(1), ..DataWelcome::default() };
-                self.fabric.world().deliver(connection, &packet(&welcome, &[]));
+                let address = self.fabric.world().address(connection);
+                let answer = if self.strangers.contains(&address) {
+                    Some(packet(&Refusal::new(Status::BAD_TICKET), &[b"who?"]))
+                } else if self.silent.contains(&address) {
+                    None
+                } else {
+                    let version = U16::new(1);
+                    Some(packet(&DataWelcome { version, ..DataWelcome::default() }, &[]))
+                };
+                if let Some(answer) = answer {
+                    self.fabric.world().deliver(connection, &answer);
+                }
                 Asked::DataHello(*hello, ticket.to_vec())
             }
             ConnectTarget::KIND => {
@@ -256,7 +282,16 @@ impl Cluster {
             return self.fabric.world().deliver(connection, &refusal);
         }
         let address = self.fabric.world().address(connection);
-        let reactor = META.iter().position(|meta| *meta == address).expect("a reactor") as u16;
+        if self.silent.contains(&address) {
+            return;
+        }
+        if self.strangers.contains(&address) {
+            let refusal = packet(&Refusal::new(Status::VERSION), &[b"no"]);
+            return self.fabric.world().deliver(connection, &refusal);
+        }
+        let named = self.meta_further.iter().find(|(_, text)| *text == address);
+        let first = META.iter().position(|meta| *meta == address);
+        let reactor = first.map_or_else(|| named.expect("a reactor").0, |first| first as u16);
         let welcome = HostWelcome {
             version: U16::new(1),
             shards: U16::new(64),
@@ -269,12 +304,18 @@ impl Cluster {
             block_bytes: U32::new(4096),
             map_version: U64::new(self.map_version),
             requests_max: U32::new(self.requests_max),
+            file_system_uuid: [if self.foreign.contains(&address) { 2 } else { 1 }; 16],
+            further_addresses: U16::new(self.meta_further.len() as u16),
             ..HostWelcome::default()
         };
         let mut tail: Vec<u8> = (0..64_u16).map(|shard| (shard % self.reactors) as u8).collect();
         for address in &META[..usize::from(self.reactors)] {
             tail.extend((address.len() as u16).to_le_bytes());
             tail.extend(address.as_bytes());
+        }
+        for (reactor, address) in &self.meta_further {
+            tail.extend(reactor.to_le_bytes());
+            push_text(&mut tail, address);
         }
         self.fabric.world().deliver(connection, &packet(&welcome, &[&tail]));
     }
@@ -288,9 +329,12 @@ impl Cluster {
             address_bytes: U16::new(address.len() as u16),
             ticket_bytes: U16::new(6),
             epoch: U64::new(self.epoch),
+            further_addresses: U16::new(self.further.len() as u16),
             ..TargetReply::default()
         };
-        let reply = packet(&reply, &[address.as_bytes(), b"ticket"]);
+        let mut further = Vec::new();
+        self.further.iter().for_each(|text| push_text(&mut further, text));
+        let reply = packet(&reply, &[address.as_bytes(), b"ticket", &further]);
         self.fabric.world().deliver(connection, &reply);
     }
 

@@ -326,15 +326,27 @@ fn a_window_is_not_mixed_up_with_the_next_one_of_the_same_key() {
 }
 
 #[test]
-fn without_windows_nothing_is_sent() {
+fn without_windows_no_memory_is_registered() {
     let mut cluster = Cluster::with(by_windows(), true);
-    let refused = cluster.client.submit(Operation::Stat { handle: file(0) }, 1).unwrap_err();
-    assert_eq!(refused.error.kind, ErrorKind::NoWindows);
-    let text = refused.error.to_string();
-    assert!(text.contains("memory windows") && text.contains("protection \"region\""), "{text}");
-    assert_eq!(refused.error.errno(), 95);
+    let read = cluster.read(file(0), 0, 100);
+    cluster.client.submit(read, 1).unwrap();
     cluster.settle();
-    assert!(cluster.fabric.world().connections.is_empty());
+    let header = header_of(&cluster.next());
+    cluster.stale_set(header, &[1]);
+    cluster.settle();
+    let error = cluster.completions.pop().unwrap().result.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NoWindows, "at once: time changes nothing about it");
+    let text = error.to_string();
+    assert!(text.contains("memory windows") && text.contains("protection \"region\""), "{text}");
+    assert_eq!(error.errno(), 95);
+    assert!(cluster.fabric.world().registered.is_empty());
+    // What needs no data server needs no window.
+    cluster.client.submit(Operation::Stat { handle: file(0) }, 2).unwrap();
+    cluster.settle();
+    let header = header_of(&cluster.next());
+    cluster.answer_entry(header, Status::OK);
+    cluster.settle();
+    assert!(cluster.completions.pop().unwrap().result.is_ok());
 }
 
 #[test]

@@ -1,0 +1,370 @@
+//! One connection.
+//!
+//! ```text
+//! connector:  Connecting -> AwaitingAnswer -> Established -> Closing -> Ending -> Over
+//! acceptor:                 AwaitingHello  -> Established -> Closing -> Ending -> Over
+//! ```
+//! `Closing`: this side ends the connection in order; what was posted is sent, with a last entry
+//! behind it, and the transfers under way complete. `Ending`: what the kernel still has of the
+//! connection's memory is taken back. `Over`: the event that says so is on its way; the socket may
+//! outlive the connection a little ([`super::setup`]).
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use gannet_runtime::time::Time;
+
+use super::TcpOptions;
+use super::incoming::{Incoming, Landing, Next};
+use super::outgoing::{Outgoing, OutgoingLimits};
+use super::regions::Regions;
+use super::socket::SocketAddress;
+use super::transfers::Transfers;
+use super::wire::{Entry, GREETING_BYTES, Greeting, Violation};
+use crate::credits::{Class, Credits, Messages};
+use crate::{ConnectionId, DisconnectReason, Events, RemoteSlice};
+
+/// Writes that were placed after which it is said without waiting for something else to say.
+const PLACED_UNSAID_MAX: u32 = 32;
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Connecting,
+    AwaitingAnswer,
+    AwaitingHello,
+    Established,
+    Closing(DisconnectReason),
+    Ending(DisconnectReason),
+    Over,
+}
+
+/// What only a connection in set-up needs.
+pub(super) struct Handshake {
+    /// Where to, while connecting.
+    pub(super) address: Option<SocketAddress>,
+    /// The peer's greeting, as far as it is there.
+    pub(super) theirs: [u8; GREETING_BYTES],
+    pub(super) arrived: usize,
+    /// This side's.
+    pub(super) ours: [u8; GREETING_BYTES],
+    pub(super) vectors: [super::ring::Vectors; 2],
+}
+
+/// What only an established connection has.
+pub(super) struct Link {
+    pub(super) credits: Credits,
+    pub(super) incoming: Incoming,
+    pub(super) outgoing: Outgoing,
+    pub(super) transfers: Transfers,
+    pub(super) regions: Regions,
+    /// Writes of the peer that were placed, and how many of them it was told of.
+    placed: u32,
+    placed_said: u32,
+    /// Transfers of the peer that were handled.
+    handled: u32,
+    /// Answers to reads that the peer may have outstanding.
+    served_max: usize,
+    /// Keys that were taken back while an answer to a read by them was being sent, and until when it
+    /// may take.
+    pub(super) leaving: Vec<(u32, Time)>,
+    /// The kernel has this side's greeting still.
+    pub(super) greeting_under_way: bool,
+    /// Keys that just ended.
+    ended: Vec<u32>,
+    /// The transfer that the peer refused.
+    pub(super) refused: Option<u32>,
+}
+
+/// Why a connection ends on account of what arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The peer broke the rules.
+    Violation(Violation),
+    /// The peer used a key that does not permit it. It is to be told, with the transfer's number.
+    Refusal(u32),
+    /// The peer refused a transfer of this side.
+    Refused,
+    /// The peer ends it in order.
+    Goodbye,
+}
+
+/// Why nothing more of what arrived can be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// More has to arrive.
+    Waits,
+    /// An answer to a read has to leave before.
+    Stalled,
+}
+
+impl Link {
+    /// What a connection is from the greetings on.
+    pub(super) fn new(options: &TcpOptions, peer: &Greeting) -> Link {
+        let granted = Messages { small: options.small_credits, large: options.large_credits };
+        // The peer may grant more than this side wants to keep room for.
+        let messages = Messages {
+            small: peer.small_credits.min(granted.small),
+            large: peer.large_credits.min(granted.large),
+        };
+        let mut credits = Credits::new(granted);
+        credits.begin(messages);
+        let checksums = options.payload_checksums || peer.payload_checksums;
+        let transfers = options.transfers_max.min(peer.transfers_max.into());
+        let served = options.transfers_max;
+        let limits = OutgoingLimits { messages, transfers, served };
+        Link {
+            credits,
+            incoming: Incoming::new(checksums),
+            outgoing: Outgoing::new(limits, checksums),
+            transfers: Transfers::new(transfers),
+            regions: Regions::default(),
+            placed: 0,
+            placed_said: 0,
+            handled: 0,
+            served_max: served,
+            leaving: Vec::with_capacity(16),
+            greeting_under_way: false,
+            ended: Vec::with_capacity(16),
+            refused: None,
+        }
+    }
+
+    /// Whether so much is to be said that it should not wait for something else to say.
+    #[inline]
+    pub(super) fn should_answer(&self) -> bool {
+        let unsaid = self.placed.wrapping_sub(self.placed_said);
+        let many = PLACED_UNSAID_MAX.min((self.served_max as u32 / 4).max(1));
+        unsaid >= many || self.credits.should_return()
+    }
+
+    /// Whether the peer waits to hear of writes that were placed.
+    #[inline]
+    pub(super) fn owes_answer(&self) -> bool {
+        self.placed != self.placed_said
+    }
+
+    /// What is to be sent, closed for the kernel.
+    #[inline]
+    pub(super) fn launch(&mut self) -> &mut super::ring::Vectors {
+        self.placed_said = self.placed;
+        let returned = self.credits.take_owed();
+        self.outgoing.launch(self.placed, returned)
+    }
+
+    /// Whether a transfer of the peer may not touch this range yet.
+    fn blocked(outgoing: &Outgoing) -> impl Fn(*const u8, u32) -> bool {
+        |start, len_bytes| !start.is_null() && outgoing.serves_range(start, len_bytes)
+    }
+
+    /// Handles what arrived. Messages are delivered unless the connection is closing, when writes of
+    /// the peer have no effect either.
+    ///
+    /// # Errors
+    /// Why the connection ends.
+    #[inline]
+    pub(super) fn handle(
+        &mut self,
+        id: ConnectionId,
+        closing: bool,
+        events: &mut Events,
+    ) -> Result<Progress, End> {
+        loop {
+            if let Some(header) = self.incoming.begin_frame().map_err(End::Violation)? {
+                let returned =
+                    Messages { small: header.small_returned, large: header.large_returned };
+                let overdrawn = Violation("it returns credits that it never had");
+                self.credits.returned(returned).map_err(|_| End::Violation(overdrawn))?;
+                let sent = self.outgoing.writes_sent;
+                self.transfers.placed(header.writes_placed, sent).map_err(End::Violation)?;
+                let Link { incoming, transfers, regions, outgoing, .. } = self;
+                let reads_sent = outgoing.reads_sent;
+                let place = |entry| match entry {
+                    Entry::Write { .. } if closing => Ok(Landing::nowhere()),
+                    Entry::Write { remote, .. } => Ok(match regions.resolve(remote, true) {
+                        Some((start, memory)) => Landing::write(remote.key.0, start, memory),
+                        None => Landing::refused(),
+                    }),
+                    Entry::ReadAnswer { len_bytes, .. } => {
+                        Ok(Landing::answer(transfers.answer(len_bytes, reads_sent)?))
+                    }
+                    _ => Ok(Landing::nowhere()),
+                };
+                incoming.place_payload(header, place).map_err(End::Violation)?;
+            }
+            if !self.incoming.in_frame() {
+                return Ok(Progress::Waits);
+            }
+            if let Some(progress) = self.entries(id, closing, events)? {
+                return Ok(progress);
+            }
+        }
+    }
+
+    /// Handles entries of the open frame; nothing when it is done.
+    #[inline]
+    fn entries(
+        &mut self,
+        id: ConnectionId,
+        closing: bool,
+        events: &mut Events,
+    ) -> Result<Option<Progress>, End> {
+        loop {
+            let next = self.incoming.next(&Self::blocked(&self.outgoing));
+            let (entry, at) = match next.map_err(End::Violation)? {
+                Next::Entry(entry, at) => (entry, at),
+                Next::Nothing => return Ok(self.incoming.in_frame().then_some(Progress::Waits)),
+                Next::Stalled => return Ok(Some(Progress::Stalled)),
+                Next::Refused => return Err(End::Refusal(self.handled)),
+            };
+            match entry {
+                Entry::Message { len_bytes } => {
+                    let len_bytes = usize::from(len_bytes);
+                    let overdrawn = Violation("it sends messages without credits");
+                    let class = Class::of(len_bytes);
+                    self.credits.received(class).map_err(|_| End::Violation(overdrawn))?;
+                    if !closing {
+                        let message = self.incoming.message(at, len_bytes);
+                        events.push_message(id, len_bytes, |into| into.copy_from_slice(message));
+                    }
+                }
+                Entry::Write { .. } => {
+                    self.handled = self.handled.wrapping_add(1);
+                    if !closing {
+                        self.placed = self.placed.wrapping_add(1);
+                    }
+                }
+                Entry::Read { .. } if closing => {}
+                Entry::Read { remote } => self.serve(remote)?,
+                Entry::ReadAnswer { .. } => self.transfers.answered(),
+                Entry::Refused { transfer } => {
+                    if !self.transfers.has(transfer) {
+                        let what = "it refuses a transfer that is not under way";
+                        return Err(End::Violation(Violation(what)));
+                    }
+                    self.refused = Some(transfer);
+                    return Err(End::Refused);
+                }
+                Entry::Goodbye => return Err(End::Goodbye),
+            }
+        }
+    }
+
+    fn serve(&mut self, remote: RemoteSlice) -> Result<(), End> {
+        if self.outgoing.serving() >= self.served_max {
+            return Err(End::Violation(Violation("it reads more at a time than was agreed")));
+        }
+        if remote.len_bytes == 0 {
+            self.outgoing.push_answer(std::ptr::null_mut(), 0, None);
+        } else {
+            let found = self.regions.resolve(remote, false);
+            let (start, memory) = found.ok_or(End::Refusal(self.handled))?;
+            let served = Some((remote.key.0, Arc::clone(memory)));
+            self.outgoing.push_answer(start, remote.len_bytes, served);
+        }
+        self.handled = self.handled.wrapping_add(1);
+        Ok(())
+    }
+
+    /// What the kernel is to be asked for next.
+    #[inline]
+    pub(super) fn request(&mut self, sink: &mut [u8]) -> (&mut super::ring::Vectors, bool) {
+        let Link { incoming, outgoing, .. } = self;
+        incoming.request(&Self::blocked(outgoing), sink)
+    }
+
+    /// Takes a key back, with its windows. True if the memory can still be reached by a transfer that
+    /// is being received: only the connection's end takes that away. What ended is told by
+    /// `leaving` and `ended`.
+    pub(super) fn end_key(
+        &mut self,
+        key: u32,
+        deadline: Time,
+        mut ended: impl FnMut(u32),
+    ) -> bool {
+        self.regions.end(key, &mut self.ended);
+        while let Some(key) = self.ended.pop() {
+            if self.incoming.lands_by_key(key) {
+                return true;
+            }
+            if self.outgoing.serves_key(key) {
+                self.leaving.push((key, deadline));
+            } else {
+                ended(key);
+            }
+        }
+        false
+    }
+
+    /// Whether this key was taken back and its answers have not left yet.
+    pub(super) fn leaves(&self, key: u32) -> bool {
+        self.leaving.iter().any(|(leaving, _)| *leaving == key)
+    }
+
+    /// Keys whose last answer to a read has left.
+    pub(super) fn left(&mut self, mut ended: impl FnMut(u32)) {
+        let Link { leaving, outgoing, .. } = self;
+        leaving.retain(|(key, _)| {
+            let serves = outgoing.serves_key(*key);
+            if !serves {
+                ended(*key);
+            }
+            serves
+        });
+    }
+}
+
+/// One connection.
+pub(super) struct Connection {
+    pub(super) state: State,
+    pub(super) socket: Option<OwnedFd>,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) handshake: Option<Box<Handshake>>,
+    pub(super) link: Option<Box<Link>>,
+    /// When what is being waited for is given up.
+    pub(super) deadline: Option<Time>,
+    /// Whether the user has its id.
+    pub(super) known: bool,
+    /// Whether it waits to be flushed.
+    pub(super) dirty: bool,
+    /// Whether it is among those that owe an answer.
+    pub(super) owing: bool,
+    /// What the kernel has of it.
+    pub(super) receiving: bool,
+    pub(super) sending: bool,
+    pub(super) connecting: bool,
+}
+
+impl Connection {
+    pub(super) fn new(state: State, deadline: Time) -> Connection {
+        Connection {
+            state,
+            socket: None,
+            peer: None,
+            handshake: None,
+            link: None,
+            deadline: Some(deadline),
+            known: state == State::Connecting,
+            dirty: false,
+            owing: false,
+            receiving: false,
+            sending: false,
+            connecting: false,
+        }
+    }
+
+    /// Whether the kernel has something of it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.receiving || self.sending || self.connecting
+    }
+
+    /// The link of an established connection.
+    #[inline]
+    pub(super) fn established(&mut self) -> Option<&mut Link> {
+        match self.state {
+            State::Established => self.link.as_deref_mut(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,729 @@
+//! The provider itself: its tables, and the trait.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gannet_runtime::memory::{Mapping, Slice};
+use gannet_runtime::time::Time;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+
+use super::TcpOptions;
+use super::connection::{Connection, End, Progress, State};
+use super::ring::{Answer, Operation, Ring};
+use super::setup::{Leaving, Listener};
+use super::wire::{Entry, GREETING_BYTES, TRANSFER_BYTES_MAX};
+use crate::credits::Class;
+use crate::{
+    Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
+    FabricError, Key, LARGE_MESSAGE_BYTES, PeerIdentity, PostError, Refused, Registration,
+    RemoteSlice, Transfer, WindowError,
+};
+
+/// Answers taken from the kernel at a time.
+const ANSWERS_PER_ROUND: usize = 512;
+/// How often a poll goes back to the kernel for payload that is announced and probably there.
+const ROUNDS_PER_POLL: usize = 4;
+/// Bytes received per poll, give or take one request of each connection.
+const BYTES_PER_POLL: usize = 2 << 20;
+/// How long the acknowledgement of a write may wait for something that is sent anyway.
+const ANSWER_WITHIN: Duration = Duration::from_micros(50);
+/// What nobody wants to have goes here.
+const SINK_BYTES: usize = 64 * 1024;
+
+/// A place in the table of connections.
+pub(super) struct Slot {
+    pub(super) generation: u32,
+    pub(super) connection: Option<Box<Connection>>,
+    /// Whether it is among those with a deadline.
+    pub(super) timed: bool,
+}
+
+/// The tcp provider of one reactor. See the module.
+pub struct TcpFabric {
+    pub(super) options: TcpOptions,
+    pub(super) ring: Ring,
+    pub(super) slots: Vec<Slot>,
+    pub(super) free: Vec<u32>,
+    pub(super) listeners: Vec<Listener>,
+    /// Sockets whose connections are over, and which are read to their end.
+    pub(super) leaving: Vec<Option<Leaving>>,
+    /// Connections with something to be sent at the next flush.
+    dirty: Vec<u32>,
+    /// Connections that owe their peers acknowledgements, and since when at the earliest.
+    owing: Vec<u32>,
+    owing_since: Time,
+    /// Places of connections with a deadline, each once.
+    pub(super) timed: Vec<u32>,
+    /// When the next deadline passes.
+    pub(super) next_deadline: Time,
+    /// Events that are not handed out yet.
+    pub(super) pending: VecDeque<Event>,
+    answers: Vec<Answer>,
+    /// Payload is announced that may be there already.
+    hot: bool,
+    received_bytes: usize,
+    pub(super) sink: Box<[u8]>,
+    next_key: u32,
+    keys_wrapped: bool,
+    timer: OwnedFd,
+    timer_set: bool,
+    armed: bool,
+    /// The time of the last poll.
+    pub(super) now: Time,
+    /// When a refusal was written to the log last.
+    pub(super) refusal_logged: Option<Time>,
+}
+
+// SAFETY: the pointers inside are to memory that the value owns or keeps mapped, and it is used by
+// one thread at a time.
+unsafe impl Send for TcpFabric {}
+
+impl TcpFabric {
+    /// Makes a fabric without connections.
+    ///
+    /// # Errors
+    /// `Limit` or `Address` naming an option that is out of bounds; `System` when io_uring or a
+    /// descriptor cannot be had, with the remedy.
+    pub fn new(options: TcpOptions) -> Result<TcpFabric, FabricError> {
+        options.check()?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(|error| {
+            FabricError::System { what: "making a timer".to_owned(), source: error.into() }
+        })?;
+        let places = options.connections_max;
+        Ok(TcpFabric {
+            ring: Ring::new()?,
+            slots: (0..places).map(|_| Slot { generation: 0, connection: None, timed: false }).collect(),
+            // Lowest positions last, so that tables indexed by them stay small.
+            free: (0..places as u32).rev().collect(),
+            listeners: Vec::new(),
+            leaving: Vec::new(),
+            dirty: Vec::with_capacity(places),
+            owing: Vec::with_capacity(places),
+            owing_since: Time::ZERO,
+            timed: Vec::with_capacity(places),
+            next_deadline: Time::NEVER,
+            pending: VecDeque::with_capacity(places + options.transfers_max),
+            answers: Vec::with_capacity(ANSWERS_PER_ROUND),
+            hot: false,
+            received_bytes: 0,
+            sink: vec![0; SINK_BYTES].into_boxed_slice(),
+            next_key: 1,
+            keys_wrapped: false,
+            timer,
+            timer_set: false,
+            armed: false,
+            now: Time::monotonic(),
+            refusal_logged: None,
+            options,
+        })
+    }
+
+    /// Connections in the table: established, in set-up, or with an event still to be polled.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Ends like the process's death, without a word to the peers. For tests of what follows a
+    /// crash.
+    pub fn abandon(mut self) {
+        self.take_back_everything();
+        for slot in &mut self.slots {
+            slot.connection = None;
+        }
+        self.dirty.clear();
+    }
+
+    #[inline]
+    pub(super) fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        slot.connection.as_deref_mut()
+    }
+
+    #[inline]
+    fn link(&mut self, id: ConnectionId) -> Option<&mut super::connection::Link> {
+        self.connection(id)?.established()
+    }
+
+    #[inline]
+    pub(super) fn at(&mut self, index: u32) -> Option<&mut Connection> {
+        self.slots.get_mut(index as usize)?.connection.as_deref_mut()
+    }
+
+    pub(super) fn id(&self, index: u32) -> ConnectionId {
+        ConnectionId { index, generation: self.slots[index as usize].generation }
+    }
+
+    /// Something is to be sent at the next flush.
+    #[inline]
+    pub(super) fn mark_dirty(&mut self, index: u32) {
+        if let Some(connection) = &mut self.slots[index as usize].connection
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Hands over what was collected, unless the kernel has something of the connection still.
+    #[inline]
+    pub(super) fn launch(&mut self, index: u32) {
+        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let sends = matches!(connection.state, State::Established | State::Closing(_));
+        if connection.sending || !sends {
+            return;
+        }
+        if let (Some(link), Some(socket)) = (&mut connection.link, &connection.socket)
+            && link.outgoing.has_open()
+        {
+            let vectors = link.launch();
+            self.ring.send(index, socket.as_fd(), vectors);
+            connection.sending = true;
+        }
+    }
+
+    /// Asks for more of a connection.
+    #[inline]
+    pub(super) fn request(&mut self, index: u32) {
+        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        if connection.receiving {
+            return;
+        }
+        if let (Some(link), Some(socket)) = (&mut connection.link, &connection.socket) {
+            self.hot |= link.incoming.awaits_payload();
+            let (vectors, poll_first) = link.request(&mut self.sink);
+            self.ring.receive(index, socket.as_fd(), vectors, poll_first);
+            connection.receiving = true;
+        }
+    }
+
+    /// Handles what arrived on a connection, and asks for more.
+    #[inline]
+    pub(super) fn handle(&mut self, index: u32, events: &mut Events) {
+        let id = self.id(index);
+        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let closing = matches!(connection.state, State::Closing(_));
+        let Some(link) = &mut connection.link else { return };
+        let outcome = link.handle(id, closing, events);
+        link.transfers.complete(id, |event| self.pending.push_back(event));
+        match outcome {
+            Ok(progress) => {
+                if link.outgoing.has_open() || link.should_answer() {
+                    self.mark_dirty(index);
+                } else if link.owes_answer() && !connection.owing {
+                    connection.owing = true;
+                    if self.owing.is_empty() {
+                        self.owing_since = self.now;
+                    }
+                    self.owing.push(index);
+                }
+                if progress == Progress::Waits {
+                    self.request(index);
+                }
+                self.check_closing(index);
+            }
+            Err(End::Violation(violation)) => {
+                let (peer, what) = (connection.peer, violation.0);
+                self.log_refusal(peer, what);
+                self.end(index, DisconnectReason::Protocol);
+            }
+            Err(End::Refusal(transfer)) => {
+                self.close(index, DisconnectReason::Protocol, Entry::Refused { transfer });
+            }
+            Err(End::Refused) => self.end(index, DisconnectReason::TransferRefused),
+            Err(End::Goodbye) => self.end(index, DisconnectReason::Remote),
+        }
+    }
+
+    /// The kernel brought something, or says that it does not.
+    #[inline]
+    fn received(&mut self, answer: Answer, events: &mut Events) {
+        let index = answer.index;
+        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        connection.receiving = false;
+        if matches!(connection.state, State::AwaitingAnswer | State::AwaitingHello) {
+            return self.greeted(index, answer.result, events);
+        }
+        if let State::Ending(_) = connection.state {
+            return self.finish_if_idle(index);
+        }
+        let Some(link) = &mut connection.link else { return };
+        match (connection.state, answer.result) {
+            (state, count @ 1..) => {
+                link.incoming.arrived(count as usize, answer.more);
+                self.received_bytes += count as usize;
+                if let State::Closing(_) = state {
+                    link.incoming.turn_away_writes();
+                }
+                self.handle(index, events);
+            }
+            (state, result) => {
+                link.incoming.gave_up();
+                let again = [libc::EAGAIN, libc::EINTR, libc::ECANCELED, libc::ENOBUFS];
+                if again.contains(&-result) {
+                    if let State::Closing(_) = state {
+                        link.incoming.turn_away_writes();
+                    }
+                    self.handle(index, events);
+                } else {
+                    self.broken(index);
+                }
+            }
+        }
+    }
+
+    /// The stream is over without a goodbye, or broke.
+    fn broken(&mut self, index: u32) {
+        let reason = match self.at(index).map(|connection| connection.state) {
+            Some(State::Closing(reason)) => reason,
+            _ => DisconnectReason::PeerLost,
+        };
+        self.end(index, reason);
+    }
+
+    /// The kernel took something, or does not.
+    #[inline]
+    fn sent(&mut self, answer: Answer, events: &mut Events) {
+        let index = answer.index;
+        let id = self.id(index);
+        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        connection.sending = false;
+        let Some(link) = &mut connection.link else {
+            return self.greeting_sent(index, answer.result);
+        };
+        if let State::Ending(_) = connection.state {
+            return self.finish_if_idle(index);
+        }
+        if link.greeting_under_way {
+            link.greeting_under_way = false;
+            connection.handshake = None;
+            return match answer.result {
+                count if count == GREETING_BYTES as i32 => self.launch(index),
+                _ => self.broken(index),
+            };
+        }
+        let count = match answer.result {
+            count @ 0.. => count as usize,
+            result if [libc::EAGAIN, libc::EINTR, libc::ENOBUFS].contains(&-result) => 0,
+            _ => return self.broken(index),
+        };
+        if let (Some(rest), Some(socket)) = (link.outgoing.sent(count), &connection.socket) {
+            self.ring.send(index, socket.as_fd(), rest);
+            connection.sending = true;
+            return;
+        }
+        link.transfers.settle(link.outgoing.writes_sent);
+        if link.should_answer() {
+            link.outgoing.push_nothing();
+        }
+        let pending = &mut self.pending;
+        link.transfers.complete(id, |event| pending.push_back(event));
+        link.left(|key| {
+            pending.push_back(Event::Deregistered { connection: id, key: Key(key) });
+        });
+        let goes_on = !matches!(connection.state, State::Closing(DisconnectReason::Protocol));
+        let stalled = goes_on && link.incoming.in_frame() && !connection.receiving;
+        self.launch(index);
+        if stalled {
+            self.handle(index, events);
+        } else {
+            self.check_closing(index);
+        }
+    }
+
+    /// Handles the kernel's answers, and goes back for payload that is probably there.
+    #[inline]
+    fn poll_ring(&mut self, events: &mut Events) {
+        self.received_bytes = 0;
+        let mut answers = std::mem::take(&mut self.answers);
+        for _ in 0..ROUNDS_PER_POLL {
+            self.ring.enter_if_useful();
+            self.hot = false;
+            self.ring.take(&mut answers);
+            for answer in &answers {
+                match answer.operation {
+                    Operation::Receive => self.received(*answer, events),
+                    Operation::Send => self.sent(*answer, events),
+                    Operation::Connect => self.dialled(answer.index, answer.result),
+                    Operation::Accept => self.accepted(answer.index, answer.result),
+                    Operation::Discard => self.discarded(answer.index, answer.result),
+                    Operation::Cancel => {}
+                }
+            }
+            answers.clear();
+            if !self.hot || self.received_bytes > BYTES_PER_POLL {
+                break;
+            }
+        }
+        self.answers = answers;
+    }
+
+    /// Lets those hear that wait for acknowledgements.
+    fn answer_owing(&mut self) {
+        while let Some(index) = self.owing.pop() {
+            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            connection.owing = false;
+            let owes = |link: &&mut super::connection::Link| link.owes_answer();
+            if connection.established().filter(owes).is_some() {
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    fn send_dirty(&mut self) {
+        while let Some(index) = self.dirty.pop() {
+            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            connection.dirty = false;
+            if let (State::Established, Some(link)) = (connection.state, &mut connection.link) {
+                if !connection.sending {
+                    link.outgoing.push_nothing();
+                } else if link.owes_answer() && !connection.owing {
+                    connection.owing = true;
+                    self.owing.push(index);
+                }
+            }
+            self.launch(index);
+        }
+    }
+
+    /// A key that no registration of this fabric has.
+    fn unused_key(&mut self) -> u32 {
+        loop {
+            let key = self.next_key;
+            let (next, wrapped) = key.overflowing_add(1);
+            self.next_key = next.max(1);
+            let used = self.keys_wrapped
+                && self
+                    .slots
+                    .iter()
+                    .filter_map(|slot| slot.connection.as_ref()?.link.as_ref())
+                    .any(|link| link.regions.contains(key) || link.leaves(key));
+            self.keys_wrapped |= wrapped;
+            if !used {
+                return key;
+            }
+        }
+    }
+
+    /// Checks and posts a read or write.
+    #[inline]
+    fn transfer(
+        &mut self,
+        connection: ConnectionId,
+        transfer: Transfer,
+        writes: bool,
+    ) -> Result<(), Refused> {
+        let Some(link) = self.link(connection) else {
+            return Err(Refused { error: PostError::NotConnected, transfer });
+        };
+        let len = transfer.remote.len_bytes;
+        let end = transfer.offset.checked_add(len as usize);
+        if end.is_none_or(|end| end > transfer.memory.len()) || len > TRANSFER_BYTES_MAX {
+            return Err(Refused { error: PostError::TooLong, transfer });
+        }
+        if link.transfers.is_full() {
+            return Err(Refused { error: PostError::Full, transfer });
+        }
+        let remote = transfer.remote;
+        let start = link.transfers.push(transfer, writes);
+        if writes {
+            link.outgoing.push_write(start, remote);
+        } else {
+            link.outgoing.push_read(remote);
+        }
+        self.mark_dirty(connection.index);
+        Ok(())
+    }
+
+    pub(super) fn watch_deadline(&mut self, deadline: Time) {
+        self.next_deadline = self.next_deadline.min(deadline);
+    }
+
+    fn set_timer(&mut self) {
+        if self.next_deadline == Time::NEVER {
+            return self.clear_timer();
+        }
+        let left = self.next_deadline.since(Time::monotonic()).max(Duration::from_nanos(1));
+        self.write_timer(left);
+        self.timer_set = true;
+    }
+
+    fn clear_timer(&mut self) {
+        if self.timer_set {
+            self.write_timer(Duration::ZERO);
+            self.timer_set = false;
+        }
+    }
+
+    fn write_timer(&self, left: Duration) {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let it_value =
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let value = Itimerspec { it_interval: zero, it_value };
+        // A timer takes every valid time; without it a deadline is merely noticed later.
+        let _set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value);
+    }
+
+    /// Takes back from the kernel whatever it has of this value's memory.
+    fn take_back_everything(&mut self) {
+        for index in 0..self.slots.len() as u32 {
+            let Some(connection) = &self.slots[index as usize].connection else { continue };
+            let operations = [
+                (connection.receiving, Operation::Receive),
+                (connection.sending, Operation::Send),
+                (connection.connecting, Operation::Connect),
+            ];
+            for (under_way, operation) in operations {
+                if under_way {
+                    self.ring.cancel(operation, index);
+                }
+            }
+        }
+        for index in 0..self.leaving.len() as u32 {
+            self.ring.cancel(Operation::Discard, index);
+        }
+        for index in 0..self.listeners.len() as u32 {
+            self.ring.cancel(Operation::Accept, index);
+        }
+        while self.ring.under_way() > 0 {
+            if !self.ring.wait() {
+                // The kernel may still touch the memory: it must never be used again.
+                std::mem::forget(std::mem::take(&mut self.slots));
+                std::mem::forget(std::mem::take(&mut self.sink));
+                return;
+            }
+            self.answers.clear();
+            self.ring.take(&mut self.answers);
+            for answer in &self.answers {
+                if answer.operation == Operation::Accept {
+                    super::setup::close_accepted(answer.result);
+                }
+            }
+        }
+    }
+}
+
+impl Fabric for TcpFabric {
+    fn capabilities(&self, _connection: ConnectionId) -> Capabilities {
+        Capabilities {
+            maps_remote_memory: false,
+            disconnect_revokes_access: true,
+            memory_windows: true,
+        }
+    }
+
+    fn scheme(&self, _connection: ConnectionId) -> &'static str {
+        "tcp"
+    }
+
+    fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
+        self.listen_at(at)
+    }
+
+    fn connect(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
+        self.connect_to(to)
+    }
+
+    fn disconnect(&mut self, connection: ConnectionId) {
+        let Some(found) = self.connection(connection) else { return };
+        match found.state {
+            State::Established => {
+                self.close(connection.index, DisconnectReason::Local, Entry::Goodbye);
+            }
+            State::Connecting | State::AwaitingAnswer => {
+                self.end(connection.index, DisconnectReason::Local);
+            }
+            _ => {}
+        }
+    }
+
+    fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {
+        let slot = self.slots.get(connection.index as usize)?;
+        let found =
+            slot.connection.as_ref().filter(|_| slot.generation == connection.generation)?;
+        found.peer.map(|peer| PeerIdentity::Network(peer.to_string()))
+    }
+
+    fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
+        Ok(())
+    }
+
+    fn register(
+        &mut self,
+        connection: ConnectionId,
+        memory: &Arc<Mapping>,
+        access: Access,
+    ) -> Result<Registration, FabricError> {
+        let limit = self.options.registrations_max;
+        let found = self.link(connection).ok_or(FabricError::NotConnected)?;
+        if found.regions.registrations() >= limit {
+            return Err(FabricError::Limit { what: "registrations of one connection", limit });
+        }
+        let key = self.unused_key();
+        let found = self.link(connection).ok_or(FabricError::NotConnected)?;
+        let registration = found.regions.register(key, memory, access);
+        self.pending.push_back(Event::Registered { connection, key: Key(key) });
+        Ok(registration)
+    }
+
+    fn open_window(
+        &mut self,
+        connection: ConnectionId,
+        base: Key,
+        offset: u64,
+        len_bytes: u64,
+        access: Access,
+    ) -> Result<Registration, WindowError> {
+        let limit = self.options.windows_max;
+        let found = self.link(connection).ok_or(WindowError::NotConnected)?;
+        if found.regions.windows() >= limit {
+            return Err(WindowError::Full);
+        }
+        let key = self.unused_key();
+        let found = self.link(connection).ok_or(WindowError::NotConnected)?;
+        let window = found.regions.open_window(key, base.0, offset, len_bytes, access)?;
+        self.pending.push_back(Event::Registered { connection, key: Key(key) });
+        Ok(window)
+    }
+
+    fn deregister(&mut self, connection: ConnectionId, key: Key) {
+        let deadline = Time::monotonic() + self.options.linger;
+        let slot = self.slots.get_mut(connection.index as usize);
+        let found = slot.filter(|slot| slot.generation == connection.generation);
+        let found = found.and_then(|slot| slot.connection.as_deref_mut());
+        let Some(link) = found.and_then(Connection::established) else { return };
+        let pending = &mut self.pending;
+        let lands = link.end_key(key.0, deadline, |key| {
+            pending.push_back(Event::Deregistered { connection, key: Key(key) });
+        });
+        if lands {
+            self.end(connection.index, DisconnectReason::Protocol);
+        } else if !link.leaving.is_empty() {
+            self.await_leaving(connection.index, deadline);
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, connection: ConnectionId, message: &[u8]) -> Result<(), PostError> {
+        if message.len() > LARGE_MESSAGE_BYTES {
+            return Err(PostError::TooLong);
+        }
+        let link = self.link(connection).ok_or(PostError::NotConnected)?;
+        let class = Class::of(message.len());
+        if !link.credits.has(class) {
+            return Err(PostError::Full);
+        }
+        link.credits.take(class);
+        link.outgoing.push_message(message);
+        self.mark_dirty(connection.index);
+        Ok(())
+    }
+
+    fn write(&mut self, connection: ConnectionId, transfer: Transfer) -> Result<(), Refused> {
+        self.transfer(connection, transfer, true)
+    }
+
+    fn read(&mut self, connection: ConnectionId, transfer: Transfer) -> Result<(), Refused> {
+        self.transfer(connection, transfer, false)
+    }
+
+    fn map(
+        &mut self,
+        _connection: ConnectionId,
+        _remote: RemoteSlice,
+        _access: Access,
+    ) -> Option<Slice> {
+        None
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        if !self.dirty.is_empty() {
+            self.send_dirty();
+        }
+        if self.ring.has_unsubmitted() {
+            self.ring.submit();
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, now: Time, events: &mut Events) {
+        self.now = now;
+        if self.ring.has_unsubmitted() || self.ring.has_answers() {
+            self.poll_ring(events);
+        }
+        if !self.owing.is_empty() && now.since(self.owing_since) >= ANSWER_WITHIN {
+            self.answer_owing();
+        }
+        if now >= self.next_deadline {
+            self.check_deadlines(now);
+        }
+        if self.armed {
+            // The user may go to sleep without another flush.
+            self.answer_owing();
+            self.flush();
+            self.set_timer();
+        }
+        while let Some(event) = self.pending.pop_front() {
+            if let Event::Disconnected { connection, .. } = &event {
+                self.release(connection.index);
+            }
+            events.push(event);
+        }
+    }
+
+    fn arm(&mut self) {
+        self.answer_owing();
+        self.flush();
+        self.armed = true;
+        self.set_timer();
+    }
+
+    fn disarm(&mut self) {
+        self.armed = false;
+        self.clear_timer();
+    }
+
+    fn wake_descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        visit(self.ring.descriptor());
+        visit(self.timer.as_fd());
+    }
+}
+
+impl fmt::Debug for TcpFabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpFabric")
+            .field("options", &self.options)
+            .field("connections", &self.connections())
+            .field("listeners", &self.listeners.len())
+            .field("under_way", &self.ring.under_way())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for TcpFabric {
+    /// Says goodbye to the peers, as far as their sockets take it at once, and takes everything back
+    /// from the kernel.
+    fn drop(&mut self) {
+        for index in 0..self.slots.len() as u32 {
+            if let Some(connection) = self.at(index)
+                && let State::Established = connection.state
+            {
+                self.close(index, DisconnectReason::Local, Entry::Goodbye);
+            }
+        }
+        self.send_dirty();
+        self.ring.submit();
+        self.take_back_everything();
+    }
+}
