@@ -62,6 +62,8 @@ pub(super) struct Link {
     /// Writes of the peer that were placed, and how many of them it was told of.
     placed: u32,
     placed_said: u32,
+    /// The last frame ended with a write: with nothing behind it, the peer waits to hear of it.
+    awaited: bool,
     /// Transfers of the peer that were handled.
     handled: u32,
     /// Answers to reads that the peer may have outstanding.
@@ -122,6 +124,7 @@ impl Link {
             regions: Regions::default(),
             placed: 0,
             placed_said: 0,
+            awaited: false,
             handled: 0,
             served_max: served,
             leaving: Vec::with_capacity(16),
@@ -136,7 +139,7 @@ impl Link {
     pub(super) fn should_answer(&self) -> bool {
         let unsaid = self.placed.wrapping_sub(self.placed_said);
         let many = PLACED_UNSAID_MAX.min((self.served_max as u32 / 4).max(1));
-        unsaid >= many || self.credits.should_return()
+        unsaid >= many || self.awaited || self.credits.should_return()
     }
 
     /// Whether the peer waits to hear of writes that were placed.
@@ -149,6 +152,7 @@ impl Link {
     #[inline]
     pub(super) fn launch(&mut self) -> &mut super::ring::Vectors {
         self.placed_said = self.placed;
+        self.awaited = false;
         let returned = self.credits.take_owed();
         self.outgoing.launch(self.placed, returned)
     }
@@ -233,6 +237,7 @@ impl Link {
                     self.handled = self.handled.wrapping_add(1);
                     if !closing {
                         self.placed = self.placed.wrapping_add(1);
+                        self.awaited = self.incoming.at_last_entry();
                     }
                 }
                 Entry::Read { .. } if closing => {}
@@ -277,12 +282,7 @@ impl Link {
     /// Takes a key back, with its windows. True if the memory can still be reached by a transfer that
     /// is being received: only the connection's end takes that away. What ended is told by
     /// `leaving` and `ended`.
-    pub(super) fn end_key(
-        &mut self,
-        key: u32,
-        deadline: Time,
-        mut ended: impl FnMut(u32),
-    ) -> bool {
+    pub(super) fn end_key(&mut self, key: u32, deadline: Time, mut ended: impl FnMut(u32)) -> bool {
         self.regions.end(key, &mut self.ended);
         while let Some(key) = self.ended.pop() {
             if self.incoming.lands_by_key(key) {

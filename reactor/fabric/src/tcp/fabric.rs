@@ -32,7 +32,7 @@ const ROUNDS_PER_POLL: usize = 4;
 /// Bytes received per poll, give or take one request of each connection.
 const BYTES_PER_POLL: usize = 2 << 20;
 /// How long the acknowledgement of a write may wait for something that is sent anyway.
-const ANSWER_WITHIN: Duration = Duration::from_micros(50);
+const ANSWER_WITHIN: Duration = Duration::from_micros(200);
 /// What nobody wants to have goes here.
 const SINK_BYTES: usize = 64 * 1024;
 
@@ -99,7 +99,9 @@ impl TcpFabric {
         let places = options.connections_max;
         Ok(TcpFabric {
             ring: Ring::new()?,
-            slots: (0..places).map(|_| Slot { generation: 0, connection: None, timed: false }).collect(),
+            slots: (0..places)
+                .map(|_| Slot { generation: 0, connection: None, timed: false })
+                .collect(),
             // Lowest positions last, so that tables indexed by them stay small.
             free: (0..places as u32).rev().collect(),
             listeners: Vec::new(),
@@ -651,7 +653,9 @@ impl Fabric for TcpFabric {
         if !self.dirty.is_empty() {
             self.send_dirty();
         }
-        if self.ring.has_unsubmitted() {
+        // What merely asks for bytes to come is handed over at the next poll: whoever flushes now may
+        // have something better to do first.
+        if self.ring.is_urgent() {
             self.ring.submit();
         }
     }
@@ -671,7 +675,8 @@ impl Fabric for TcpFabric {
         if self.armed {
             // The user may go to sleep without another flush.
             self.answer_owing();
-            self.flush();
+            self.send_dirty();
+            self.ring.enter_if_useful();
             self.set_timer();
         }
         while let Some(event) = self.pending.pop_front() {
@@ -684,7 +689,8 @@ impl Fabric for TcpFabric {
 
     fn arm(&mut self) {
         self.answer_owing();
-        self.flush();
+        self.send_dirty();
+        self.ring.enter_if_useful();
         self.armed = true;
         self.set_timer();
     }

@@ -290,6 +290,12 @@ impl Incoming {
         self.frame.is_some()
     }
 
+    /// Whether the entry that was handled last is the last one of its frame.
+    #[inline]
+    pub(super) fn at_last_entry(&self) -> bool {
+        self.frame.is_some_and(|frame| frame.next == frame.control_end)
+    }
+
     /// The bytes of a message whose entry is at `at`.
     pub(super) fn message(&self, at: usize, len_bytes: usize) -> &[u8] {
         let start = at + Entry::MESSAGE_START;
