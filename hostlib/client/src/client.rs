@@ -79,6 +79,8 @@ impl Timer {
 #[derive(Debug, Default)]
 struct Wakes {
     slots: u64,
+    /// Shards with slots to be probed.
+    probes: u64,
     rooms: u64,
     channels: u64,
     sets: bool,
@@ -87,7 +89,7 @@ struct Wakes {
 
 impl Wakes {
     fn any(&self) -> bool {
-        self.slots | self.rooms | self.channels != 0 || self.sets || self.windows
+        self.slots | self.probes | self.rooms | self.channels != 0 || self.sets || self.windows
     }
 }
 
@@ -101,6 +103,8 @@ pub struct Client<F: Fabric> {
     waiting: Waiting,
     wakes: Wakes,
     slots: Slots,
+    /// Shards with slots to be probed for which there was no room.
+    probes_waiting: u64,
     channels: Channels,
     targets: Targets,
     regions: Regions,
@@ -153,6 +157,7 @@ impl<F: Fabric> Client<F> {
             waiting: Waiting::new(capacity),
             wakes: Wakes::default(),
             slots: Slots::new(),
+            probes_waiting: 0,
             channels: Channels::new(options.metaserver.clone(), options.fabrics),
             targets: Targets::default(),
             regions: Regions::default(),
@@ -489,6 +494,9 @@ impl<F: Fabric> Client<F> {
                 let sent = channel.outbox.transmit(&mut self.fabric, connection);
                 if sent > 0 && !self.waiting.is_empty(Queue::Room(reactor)) {
                     self.wakes.rooms |= 1 << reactor;
+                }
+                if sent > 0 {
+                    self.wakes.probes |= std::mem::take(&mut self.probes_waiting);
                 }
                 posted += sent as u64;
             }

@@ -2,10 +2,12 @@
 //!
 //! A slot is taken for a request and counts its sequence up by one. It is released when the server
 //! has answered, and *parked* when the host gave the request up before: then nothing may follow on
-//! the slot until it is known that the server has finished with the last sequence. A parked slot is
-//! freed by the late answer, or, after the channel was resumed, by the answer to a probe: a harmless
-//! query sent as the next attempt of the same sequence. Whatever the server knows of that sequence
-//! (nothing, under way, answered), it answers the probe and stands at the sequence afterwards.
+//! the slot until it is known that the server has finished with the last sequence. No late answer
+//! can be relied upon for that: it may have come before, or a data session that has broken was to
+//! bring it. So a parked slot is *probed*, and once more whenever the channel was resumed: a
+//! harmless query is sent as the next attempt of the same sequence. Whatever the server knows of
+//! that sequence (nothing, under way, answered), it answers the probe and stands at the sequence
+//! afterwards. Until the probe is sent a late answer frees the slot too.
 
 use gannet_proto::Handle;
 use gannet_proto::limits::{SHARDS, SLOTS_MAX};
@@ -47,6 +49,8 @@ struct Shard {
     owners: Vec<Owner>,
     free: Vec<u16>,
     parked: Vec<Parked>,
+    /// Slots among the parked ones that are to be probed.
+    unprobed: Vec<u16>,
 }
 
 /// The slots of all shards.
@@ -73,6 +77,8 @@ impl Slots {
         table.free.extend((0..count as u16).rev());
         table.parked.clear();
         table.parked.reserve(count);
+        table.unprobed.clear();
+        table.unprobed.reserve(count);
     }
 
     pub(crate) fn is_known(&self, shard: u16) -> bool {
@@ -105,6 +111,9 @@ impl Slots {
     pub(crate) fn park(&mut self, parked: Parked) {
         let Some(table) = self.shards.get_mut(usize::from(parked.place.shard)) else { return };
         table.owners[usize::from(parked.place.slot)] = Owner::Parked;
+        if parked.handle.is_some() {
+            table.unprobed.push(parked.place.slot);
+        }
         table.parked.push(parked);
     }
 
@@ -129,21 +138,41 @@ impl Slots {
         });
         let Some(found) = found else { return false };
         table.parked.swap_remove(found);
+        table.unprobed.retain(|slot| *slot != place.slot);
         table.owners[usize::from(place.slot)] = Owner::Free;
         table.free.push(place.slot);
         true
     }
 
-    /// Calls `probe` with each parked slot of a shard, each as its next attempt.
-    pub(crate) fn probe(&mut self, shard: u16, mut probe: impl FnMut(Place, u32, Handle)) {
+    /// What was sent to the shard may have been lost: all its parked slots are probed again.
+    pub(crate) fn forget_probes(&mut self, shard: u16) {
         let Some(table) = self.shards.get_mut(usize::from(shard)) else { return };
-        for parked in &mut table.parked {
-            if let Some(handle) = parked.handle {
-                parked.attempt = parked.attempt.saturating_add(1);
+        table.unprobed.clear();
+        let parked = table.parked.iter().filter(|parked| parked.handle.is_some());
+        table.unprobed.extend(parked.map(|parked| parked.place.slot));
+    }
+
+    /// Calls `probe` with each parked slot of a shard that is to be probed, each as its next
+    /// attempt, until it returns false: that one is to be probed still, and so are those behind it.
+    pub(crate) fn probe(&mut self, shard: u16, mut probe: impl FnMut(Place, u32, Handle) -> bool) {
+        let Some(table) = self.shards.get_mut(usize::from(shard)) else { return };
+        while let Some(slot) = table.unprobed.last() {
+            let found = table.parked.iter_mut().find(|parked| parked.place.slot == *slot);
+            if let Some((parked, handle)) = found.and_then(|p| p.handle.map(|handle| (p, handle))) {
+                let attempt = parked.attempt.saturating_add(1);
+                if !probe(parked.place, attempt, handle) {
+                    return;
+                }
+                parked.attempt = attempt;
                 parked.answered_by_targets = false;
-                probe(parked.place, parked.attempt, handle);
             }
+            table.unprobed.pop();
         }
+    }
+
+    /// Whether a parked slot of the shard is to be probed.
+    pub(crate) fn has_unprobed(&self, shard: u16) -> bool {
+        self.shards.get(usize::from(shard)).is_some_and(|table| !table.unprobed.is_empty())
     }
 
     /// Whether every slot of the shard is parked: nobody knows when one will be free.
@@ -193,12 +222,32 @@ mod tests {
         assert!(slots.all_parked(0) && !slots.has_free(0));
         assert!(!slots.answered(place, 2, false), "an older attempt says nothing");
         let mut probes = Vec::new();
-        slots.probe(0, |place, attempt, _| probes.push((place, attempt)));
-        assert_eq!(probes, [(place, 4)]);
+        slots.probe(0, |_, _, _| false);
+        assert!(slots.has_unprobed(0), "there was no room for it");
+        let mut send = |place, attempt, _| {
+            probes.push((place, attempt));
+            true
+        };
+        slots.probe(0, &mut send);
+        slots.probe(0, &mut send);
+        slots.forget_probes(0);
+        slots.probe(0, &mut send);
+        assert_eq!(probes, [(place, 4), (place, 5)], "once, and once more when it may be lost");
+        assert!(!slots.has_unprobed(0));
         assert!(!slots.answered(place, 3, false), "superseded by the probe");
-        assert!(!slots.answered(place, 4, true), "data servers do not answer probes");
-        assert!(slots.answered(place, 4, false));
+        assert!(!slots.answered(place, 5, true), "data servers do not answer probes");
+        assert!(slots.answered(place, 5, false));
         assert_eq!(slots.acquire(0, 1).unwrap().sequence, 2);
+    }
+
+    #[test]
+    fn an_answer_spares_the_probe() {
+        let mut slots = Slots::new();
+        slots.reset(0, 1);
+        let place = slots.acquire(0, 1).unwrap();
+        slots.park(parked(place, 3));
+        assert!(slots.answered(place, 3, true) && !slots.has_unprobed(0));
+        slots.probe(0, |_, _, _| panic!("nothing to probe"));
     }
 
     #[test]
@@ -207,6 +256,7 @@ mod tests {
         slots.reset(0, 1);
         let place = slots.acquire(0, 1).unwrap();
         slots.park(Parked { handle: None, ..parked(place, 1) });
+        slots.forget_probes(0);
         slots.probe(0, |_, _, _| panic!("nothing to probe with"));
         assert!(!slots.answered(place, 1, false));
         assert_eq!(slots.parked(), 1);

@@ -17,8 +17,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use gannet_client::Ownership;
 use gannet_client::blocking::Session;
+use gannet_client::{Ownership, Protection};
 use gannet_fabric::Address;
 use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_proto::Handle;
@@ -53,6 +53,8 @@ pub struct LoadOptions {
     pub seed: u64,
     /// How the host reaches its servers.
     pub fabric: FabricOptions,
+    /// What keeps data servers from memory that they are not to reach.
+    pub protection: Protection,
     /// What happens to requests while servers are out of reach for long; if `None`, that does not
     /// happen.
     pub outages: Option<Outages>,
@@ -68,6 +70,7 @@ impl Default for LoadOptions {
             depth: 64,
             seed: 1,
             fabric: FabricOptions::default(),
+            protection: Protection::Region,
             outages: None,
         }
     }
@@ -167,6 +170,7 @@ impl Load {
                 buffers += CANARIES_MAX as u32;
             }
             let host = Host::over(fabric, &metaserver, REQUEST_BYTES_MAX, buffers, |client| {
+                client.protection = options.protection;
                 let Some(outages) = options.outages else { return };
                 client.request_timeout = Some(outages.request_timeout);
                 client.cancel_timeout = outages.cancel_timeout;

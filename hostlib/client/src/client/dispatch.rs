@@ -275,6 +275,10 @@ impl<F: Fabric> Client<F> {
             if wakes.sets {
                 self.dispatch_all(Queue::Sets);
             }
+            // Before requests of their reactors, which would take the room.
+            for shard in members(wakes.probes) {
+                self.probe_parked(shard.into());
+            }
             for reactor in members(wakes.rooms) {
                 self.run_room(reactor.into());
             }

@@ -67,6 +67,7 @@ impl<F: Fabric> Client<F> {
                 handle: operation.and_then(Operation::handle),
                 answered_by_targets,
             });
+            self.wakes.probes |= 1 << place.shard;
         } else {
             self.slots.release(place);
         }

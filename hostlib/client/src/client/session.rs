@@ -84,7 +84,12 @@ impl<F: Fabric> Client<F> {
             }
         }
         if welcome.resumed {
-            self.probe_parked(reactor);
+            for shard in 0..SHARDS as u16 {
+                if self.channels.route(ShardId(shard)) == Some(reactor) {
+                    self.slots.forget_probes(shard);
+                    self.wakes.probes |= 1 << shard;
+                }
+            }
         } else {
             self.regions.forgotten.retain(|forgotten| forgotten.reactor != reactor);
         }
@@ -114,25 +119,27 @@ impl<F: Fabric> Client<F> {
         }
     }
 
-    /// Asks for the final word on slots whose requests were given up.
-    fn probe_parked(&mut self, reactor: u16) {
-        for shard in 0..SHARDS as u16 {
-            if self.channels.route(ShardId(shard)) != Some(reactor) {
-                continue;
-            }
-            let outbox = &mut self.channels[reactor].outbox;
-            self.slots.probe(shard, |place, attempt, handle| {
-                let header = RequestHeader {
-                    shard: U16::new(place.shard),
-                    slot: U16::new(place.slot),
-                    attempt: U32::new(attempt),
-                    sequence: U64::new(place.sequence),
-                };
-                let place = Place::Region(0);
-                let context = Context { header, place, complete_by_metaserver: false, resolved: 0 };
-                // Without room the slot stays parked until the next resumption.
-                let _room = inode(context, handle, inode_operation::STAT, outbox);
-            });
+    /// Asks for the final word on a shard's slots whose requests were given up. Without room it
+    /// is tried again after the next transmission, without a channel when that is resumed.
+    pub(super) fn probe_parked(&mut self, shard: u16) {
+        let Some(reactor) = self.channels.route(ShardId(shard)) else { return };
+        if reactor >= self.channels.len() || self.channels[reactor].link.ready().is_none() {
+            return;
+        }
+        let outbox = &mut self.channels[reactor].outbox;
+        self.slots.probe(shard, |place, attempt, handle| {
+            let header = RequestHeader {
+                shard: U16::new(place.shard),
+                slot: U16::new(place.slot),
+                attempt: U32::new(attempt),
+                sequence: U64::new(place.sequence),
+            };
+            let place = Place::Region(0);
+            let context = Context { header, place, complete_by_metaserver: false, resolved: 0 };
+            inode(context, handle, inode_operation::STAT, outbox).is_ok()
+        });
+        if self.slots.has_unprobed(shard) {
+            self.probes_waiting |= 1 << shard;
         }
     }
 

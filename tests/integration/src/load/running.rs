@@ -371,7 +371,6 @@ fn in_doubt(kind: &ErrorKind) -> Option<bool> {
         ErrorKind::TargetLost { .. } => Some(true),
         ErrorKind::MetaserverLost { .. }
         | ErrorKind::RetriesExhausted(_)
-        | ErrorKind::SlotsLost
         | ErrorKind::Status(
             Status::TIMED_OUT | Status::AGAIN | Status::RETRY | Status::CANCELLED,
         ) => Some(false),

@@ -5,6 +5,7 @@ mod recorder;
 mod stream;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -15,8 +16,8 @@ use gannet_integration::load::{Done, Load, LoadOptions, open};
 use gannet_integration::process::{Server, gannet};
 use gannet_integration::{one_at_a_time, procfs};
 use gannet_proto::data::DataHello;
-use gannet_proto::handshake::Hello;
-use gannet_proto::operations::HostHello;
+use gannet_proto::handshake::{Hello, Refusal};
+use gannet_proto::operations::{HostHello, HostWelcome};
 use gannet_proto::packet::{FrameHeader, Frames, Message, PacketWriter};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
@@ -24,9 +25,9 @@ use tempfile::TempDir;
 use crate::recorder::Recorder;
 use crate::stream::{Attacker, frame, hello};
 
-/// Reactors of the metadata server: the first ports. The data servers have those behind.
-const REACTORS: u16 = 2;
-const PORTS: u16 = 4;
+/// Data servers of `gannet dev`: their ports are behind those of the metadata server's reactors.
+const TARGETS: u16 = 2;
+const REACTORS_MAX: u16 = 2;
 const HALF_OPEN: usize = 10_000;
 /// Half-open connections that a server keeps.
 const HALF_OPEN_MAX: usize = 256;
@@ -39,24 +40,36 @@ struct Dev {
     // First: it ends before its files go.
     server: Server,
     port: u16,
+    reactors: u16,
     _directory: TempDir,
 }
 
 impl Dev {
-    fn start() -> Dev {
+    fn start(reactors: u16) -> Dev {
         let directory = tempfile::Builder::new().prefix("gannet-").tempdir().expect("a directory");
         let port = free_ports();
         let mut command = Command::new(gannet());
-        command.args(["dev", "--store-size", "ram:64M", "--reactors", &REACTORS.to_string()]);
+        command.args(["dev", "--store-size", "ram:64M", "--reactors", &reactors.to_string()]);
         command.args(["--listen", &format!("tcp://127.0.0.1:{port}"), "--dir"]);
         command.arg(directory.path());
         let mut server = Server::start("dev", command, &directory.path().join("dev.log"));
         server.wait_ready();
-        Dev { server, port, _directory: directory }
+        Dev { server, port, reactors, _directory: directory }
     }
 
     fn address(&self) -> Address {
         Address::Tcp { host: "127.0.0.1".to_owned(), port: self.port }
+    }
+
+    /// Where the data servers listen.
+    fn target_ports(&self) -> Range<u16> {
+        let first = self.port + self.reactors;
+        first..first + TARGETS
+    }
+
+    /// Where all listen.
+    fn ports(&self) -> Range<u16> {
+        self.port..self.target_ports().end
     }
 
     fn resident(&self) -> usize {
@@ -99,6 +112,7 @@ impl Dev {
 fn free_ports() -> u16 {
     // Never the same again: a host that looks for its servers must not find others.
     static NUMBER: AtomicU16 = AtomicU16::new(0);
+    const PORTS: u16 = REACTORS_MAX + TARGETS;
     let first = 10_000 + (std::process::id() % 4000) as u16 * PORTS;
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     (0..500)
@@ -107,7 +121,7 @@ fn free_ports() -> u16 {
         .expect("free ports")
 }
 
-/// What a host says to the first reactor in a session that uses many operations.
+/// What a host says to the only reactor in a session that uses many operations.
 fn record(dev: &Dev, directory: &str) -> Vec<Vec<u8>> {
     let recorder = Recorder::start(dev.port);
     let mut session = open(&recorder.address());
@@ -206,12 +220,13 @@ fn spoiled(message: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn spoiled_sessions_harm_nobody_else() {
     let _turn = one_at_a_time();
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(1);
     let mut load = dev.load();
     let recorded = record(&dev, "/recorded");
     let (resident, descriptors) = (dev.resident(), dev.descriptors());
     let start = Instant::now();
-    let (mut sessions, mut answered, mut most) = (0, 0, resident);
+    let (mut sessions, mut most) = (0, resident);
+    let (mut welcomes, mut replies, mut refusals) = (0, 0, 0);
     let mut replay = |place: usize, instead: &[Vec<u8>], port: u16| {
         sessions += 1;
         let mut attacker = Attacker::establish(port);
@@ -221,7 +236,15 @@ fn spoiled_sessions_harm_nobody_else() {
             attacker.send(&message);
         }
         attacker.listen(QUIET);
-        answered += attacker.finish().len();
+        for packet in attacker.finish() {
+            for frame in Frames::new(&packet).map_while(Result::ok) {
+                match frame.kind {
+                    HostWelcome::KIND => welcomes += 1,
+                    Refusal::KIND => refusals += 1,
+                    _ => replies += 1,
+                }
+            }
+        }
     };
     for (place, message) in recorded.iter().enumerate() {
         // Repeated as they are, and long after.
@@ -233,7 +256,7 @@ fn spoiled_sessions_harm_nobody_else() {
         assert!(dev.server.is_running());
     }
     // The same at those to whom it was not said.
-    for port in dev.port + 1..dev.port + PORTS {
+    for port in dev.ports().skip(1) {
         for place in 0..recorded.len().min(6) {
             replay(place, &recorded[place..], port);
         }
@@ -241,14 +264,16 @@ fn spoiled_sessions_harm_nobody_else() {
     load.progress(200);
     let grown = (most as f64 - resident as f64) / MIB;
     println!(
-        "{sessions} sessions of {} messages, each with one spoiled, {answered} answers, in {:?}: \
-         resident memory {:.1} MiB, at most {grown:.1} MiB more; descriptors {descriptors}, then {}",
+        "{sessions} sessions of {} messages, each with one spoiled ({welcomes} welcomes, {replies} \
+         replies, {refusals} refusals), in {:?}: resident memory {:.1} MiB, at most {grown:.1} MiB \
+         more; descriptors {descriptors}, then {}",
         recorded.len(),
         start.elapsed(),
         resident as f64 / MIB,
         dev.descriptors()
     );
-    assert!(answered > sessions as usize, "the sessions are accepted as far as they are good");
+    assert!(welcomes > 100 && replies > 500, "accepted and served as far as they are good");
+    assert!(refusals > 0, "and not beyond");
     assert!(grown < 64.0, "{grown} MiB more");
     let done = dev.finish(load);
     println!("the load meanwhile: {done:?}");
@@ -271,7 +296,7 @@ fn data_hello(session: u64, epoch: u64, ticket: &[u8]) -> Vec<u8> {
 #[test]
 fn the_ids_of_another_session_open_nothing() {
     let _turn = one_at_a_time();
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(2);
     let mut load = dev.load();
     let recorder = Recorder::start(dev.port);
     let mut victim = open(&recorder.address());
@@ -284,7 +309,7 @@ fn the_ids_of_another_session_open_nothing() {
         let said = recorder.messages();
         let session = session_of(&said[0]);
         // Its data sessions, without a ticket of the metadata server.
-        for port in dev.port + REACTORS..dev.port + PORTS {
+        for port in dev.target_ports() {
             for epoch in [0, 1, 2, u64::MAX] {
                 for ticket in [&[][..], &[0; 16], &[0; 32], &[0xff; 256]] {
                     let mut attacker = Attacker::establish(port);
@@ -334,20 +359,21 @@ fn allow_descriptors(count: u64) {
 fn ten_thousand_half_open_and_slow_connections_are_no_burden() {
     let _turn = one_at_a_time();
     allow_descriptors(HALF_OPEN as u64 + 1000);
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(2);
     let mut load = dev.load();
     let (resident, descriptors) = (dev.resident(), dev.descriptors());
     let (mut most, mut most_descriptors) = (resident, descriptors);
     let mut newcomers = Vec::new();
     // Some of each kind at each of the ports, whose sessions are slow for as long as the rest takes.
     let slow = |say: &dyn Fn(u16) -> Attacker| -> Vec<Attacker> {
-        (0..32).map(|number| say(dev.port + number % PORTS)).collect()
+        dev.ports().cycle().take(32).map(say).collect()
     };
     let mut greeting = slow(&Attacker::dial);
     let mut framing = slow(&Attacker::establish);
     let greeting_bytes = hello();
     let frame_bytes = frame(0, &[0; 100]);
 
+    let ports: Vec<u16> = dev.ports().collect();
     let start = Instant::now();
     let mut half_open = Vec::with_capacity(HALF_OPEN);
     for second in 0..5 {
@@ -363,7 +389,7 @@ fn ten_thousand_half_open_and_slow_connections_are_no_burden() {
             // Half of them from one address.
             let host = if number % 2 == 0 { 256 } else { 1000 + half_open.len() as u32 };
             let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 0, 0)) + host);
-            half_open.push(Attacker::begin(from, dev.port + (number as u16 / 2) % PORTS));
+            half_open.push(Attacker::begin(from, ports[number / 2 % ports.len()]));
         }
         most = most.max(dev.resident());
         most_descriptors = most_descriptors.max(dev.descriptors());
@@ -397,10 +423,61 @@ fn ten_thousand_half_open_and_slow_connections_are_no_burden() {
         (resident_after as f64 - resident as f64) / MIB
     );
     assert!(most < resident + (32 << 20));
-    let bound = descriptors + usize::from(PORTS) * (HALF_OPEN_MAX + 16) + 64;
+    let bound = descriptors + ports.len() * (HALF_OPEN_MAX + 16) + 64;
     assert!(most_descriptors <= bound, "{most_descriptors} of {bound} descriptors");
     assert!(newcomers.iter().all(|took| *took < Duration::from_secs(5)), "{newcomers:?}");
     let done = dev.finish(load);
     println!("the load meanwhile: {done:?}");
     assert!(done.longest < Duration::from_secs(5), "{:?}", done.longest);
+}
+
+/// Peers that the fabric lets in, and that say nothing to the servers: as many as there are places for,
+/// and more.
+#[test]
+fn silent_peers_leave_room_for_others_again() {
+    let _turn = one_at_a_time();
+    const SILENT: usize = 2500;
+    allow_descriptors(SILENT as u64 + 1000);
+    let dev = Dev::start(1);
+    let mut load = dev.load();
+    let (resident, descriptors) = (dev.resident(), dev.descriptors());
+    let start = Instant::now();
+    let mut silent = Vec::with_capacity(SILENT);
+    let (mut most, mut most_descriptors) = (resident, descriptors);
+    while silent.len() < SILENT {
+        // All at one server, or all at another.
+        let port = if silent.len() < SILENT / 2 { dev.port } else { dev.target_ports().start };
+        let mut attacker = Attacker::dial(port);
+        attacker.say(&hello());
+        silent.push(attacker);
+        if silent.len() % 250 == 0 {
+            load.progress(50);
+            most = most.max(dev.resident());
+            most_descriptors = most_descriptors.max(dev.descriptors());
+        }
+    }
+    let there = start.elapsed();
+    let mut session = open(&dev.address());
+    session.stat("/").expect("answered");
+    let newcomer = start.elapsed() - there;
+    most = most.max(dev.resident());
+    while !silent.iter_mut().all(Attacker::is_over) {
+        load.progress(10);
+        assert!(start.elapsed() < Duration::from_secs(30), "silent connections are kept");
+    }
+    let gone = start.elapsed();
+    drop(silent);
+    load.progress(100);
+    println!(
+        "{SILENT} peers that open no session in {there:?}, all sent away after {gone:?}: resident \
+         memory {:.1} MiB, at most {:.1} MiB more; descriptors {descriptors}, at most \
+         {most_descriptors}; a new session within {newcomer:?}",
+        resident as f64 / MIB,
+        (most as f64 - resident as f64) / MIB
+    );
+    assert!(most < resident + (128 << 20));
+    assert!(newcomer < Duration::from_secs(15), "{newcomer:?}");
+    drop(session);
+    let done = dev.finish(load);
+    println!("the load meanwhile: {done:?}");
 }

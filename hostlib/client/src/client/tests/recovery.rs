@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use gannet_fabric::ConnectionId;
-use gannet_proto::operations::{IoReply, Read};
+use gannet_proto::operations::{IoReply, Read, RequestHeader, inode_operation};
 use gannet_proto::{Handle, Status};
 use zerocopy::little_endian::U64;
 
@@ -371,12 +371,13 @@ fn a_lost_data_server_is_an_error_in_bounded_time() {
     cluster.pass_stepwise(Duration::from_secs(3));
     let target = gannet_proto::TargetId(1);
     assert_eq!(pop_error(&mut cluster), ErrorKind::TargetLost { target });
+    let write = header_of(&cluster.next());
+    let _probe = next_probe(&mut cluster, write);
     // Files elsewhere are not concerned.
     let other = Handle::new(gannet_proto::Inode::new(gannet_proto::ShardId(1), 8));
     let write = cluster.write(other, 0, 100);
     cluster.client.submit(write, 2).unwrap();
     cluster.settle();
-    cluster.next();
     let header = header_of(&cluster.next());
     cluster.answer_io(header, Status::OK, 100);
     cluster.settle();
@@ -471,16 +472,82 @@ fn a_slot_that_is_given_up_is_used_again_after_its_final_answer_only() {
     cluster.pass_stepwise(Duration::from_secs(3));
     assert_eq!(pop_error(&mut cluster), ErrorKind::TimedOut { maybe_applied: true });
     assert!(matches!(cluster.next(), Asked::Cancel(_)));
+    let probe = next_probe(&mut cluster, header);
     cluster.client.submit(create(0), 2).unwrap();
     cluster.settle();
     assert_eq!(pop_error(&mut cluster), ErrorKind::SlotsLost, "an error rather than a hang");
-    cluster.answer_entry(header, Status::CANCELLED);
+    // What came before the probe's answer says nothing.
+    for (answered, status) in [(header, Status::CANCELLED), (probe, Status::OK)] {
+        assert_eq!(cluster.client.slots.parked(), 1);
+        cluster.answer_entry(answered, status);
+        cluster.settle();
+    }
     cluster.client.submit(create(0), 3).unwrap();
-    cluster.settle();
-    cluster.client.submit(create(0), 4).unwrap();
     cluster.settle();
     let next = header_of(&cluster.next());
     assert_eq!((next.slot, next.sequence.get()), (header.slot, header.sequence.get() + 1));
+}
+
+/// Takes the probe of the slot of a request that was given up.
+fn next_probe(cluster: &mut Cluster, of: RequestHeader) -> RequestHeader {
+    let Asked::Inode(probe) = cluster.next() else { panic!("a probe") };
+    assert_eq!(probe.operation.get(), inode_operation::STAT);
+    let header = probe.header;
+    assert_eq!((header.slot, header.sequence), (of.slot, of.sequence));
+    assert!(header.attempt > of.attempt, "{header:?} probes {of:?}");
+    header
+}
+
+/// A data server is away for longer than a request waits, while the metadata server is there: the
+/// slot does not stay behind, although the attempt that it was parked with was never sent.
+#[test]
+fn a_slot_given_up_between_two_attempts_comes_back() {
+    for is_read in [true, false] {
+        let mut cluster = Cluster::new();
+        cluster.warm_up(&[1]);
+        let operation =
+            if is_read { cluster.read(file(0), 0, 100) } else { cluster.write(file(0), 0, 100) };
+        cluster.client.submit_with(operation, 1, Some(SECOND)).unwrap();
+        cluster.settle();
+        let first = header_of(&cluster.next());
+        cluster.tickets = false;
+        cluster.break_off(cluster.target(1));
+        cluster.pass_stepwise(2 * SECOND);
+        let timed_out = ErrorKind::TimedOut { maybe_applied: !is_read };
+        assert_eq!(pop_error(&mut cluster), timed_out);
+        assert_eq!(cluster.client.slots.parked(), 1);
+        let probe = next_probe(&mut cluster, first);
+        cluster.answer_entry(probe, Status::OK);
+        cluster.settle();
+        assert_eq!(cluster.client.slots.parked(), 0);
+    }
+}
+
+/// Many slots may be given up at once: what finds no room to be probed is probed later.
+#[test]
+fn probes_wait_for_room() {
+    const SLOTS: u16 = 256;
+    let mut cluster = Cluster::with(ClientOptions { slots: SLOTS, ..options() }, false);
+    cluster.slots = SLOTS;
+    for token in 0..SLOTS {
+        cluster.client.submit_with(create(0), token.into(), Some(SECOND)).unwrap();
+    }
+    cluster.settle();
+    cluster.pass_stepwise(4 * SECOND);
+    assert_eq!(cluster.completions.len(), SLOTS.into());
+    cluster.completions.clear();
+    let mut probes = Vec::new();
+    while let Some((_, asked)) = cluster.try_next() {
+        if let Asked::Inode(probe) = asked {
+            probes.push(probe.header);
+        }
+    }
+    assert_eq!((probes.len(), cluster.client.slots.parked()), (SLOTS.into(), SLOTS.into()));
+    for probe in probes {
+        cluster.answer_entry(probe, Status::OK);
+    }
+    cluster.settle();
+    assert_eq!(cluster.client.slots.parked(), 0);
 }
 
 #[test]
