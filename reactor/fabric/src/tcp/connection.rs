@@ -326,6 +326,8 @@ pub(super) struct Connection {
     pub(super) deadline: Option<Time>,
     /// Whether the user has its id.
     pub(super) known: bool,
+    /// Whether it is among those that are asked for later.
+    pub(super) listens_later: bool,
     /// Whether it waits to be flushed.
     pub(super) dirty: bool,
     /// Whether it is among those that owe an answer.
@@ -346,6 +348,7 @@ impl Connection {
             link: None,
             deadline: Some(deadline),
             known: state == State::Connecting,
+            listens_later: false,
             dirty: false,
             owing: false,
             receiving: false,

@@ -65,6 +65,10 @@ pub struct TcpFabric {
     /// Events that are not handed out yet.
     pub(super) pending: VecDeque<Event>,
     answers: Vec<Answer>,
+    /// Connections of which nothing is expected at once, and which the kernel was not asked for yet.
+    listening_later: Vec<u32>,
+    /// They were there at the last poll already.
+    put_off_once: bool,
     /// Payload is announced that may be there already.
     hot: bool,
     received_bytes: usize,
@@ -113,6 +117,8 @@ impl TcpFabric {
             next_deadline: Time::NEVER,
             pending: VecDeque::with_capacity(places + options.transfers_max),
             answers: Vec::with_capacity(ANSWERS_PER_ROUND),
+            listening_later: Vec::with_capacity(places),
+            put_off_once: false,
             hot: false,
             received_bytes: 0,
             sink: vec![0; SINK_BYTES].into_boxed_slice(),
@@ -194,18 +200,46 @@ impl TcpFabric {
         }
     }
 
-    /// Asks for more of a connection.
+    /// Asks for more of a connection: at once if it probably is there, else behind what is sent next.
     #[inline]
     pub(super) fn request(&mut self, index: u32) {
         let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(link) = &connection.link else { return };
         if connection.receiving {
             return;
         }
+        if link.incoming.awaits_payload() {
+            self.hot = true;
+            self.request_now(index);
+        } else if !connection.listens_later {
+            connection.listens_later = true;
+            self.listening_later.push(index);
+        }
+    }
+
+    #[inline]
+    fn request_now(&mut self, index: u32) {
+        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        connection.listens_later = false;
+        let receives = matches!(connection.state, State::Established | State::Closing(_));
+        if connection.receiving || !receives {
+            return;
+        }
         if let (Some(link), Some(socket)) = (&mut connection.link, &connection.socket) {
-            self.hot |= link.incoming.awaits_payload();
             let (vectors, poll_first) = link.request(&mut self.sink);
             self.ring.receive(index, socket.as_fd(), vectors, poll_first);
             connection.receiving = true;
+        }
+    }
+
+    /// Asks for what was put off.
+    #[inline]
+    fn request_all(&mut self) {
+        self.put_off_once = false;
+        while let Some(index) = self.listening_later.pop() {
+            if self.at(index).is_some_and(|connection| connection.listens_later) {
+                self.request_now(index);
+            }
         }
     }
 
@@ -653,9 +687,10 @@ impl Fabric for TcpFabric {
         if !self.dirty.is_empty() {
             self.send_dirty();
         }
-        // What merely asks for bytes to come is handed over at the next poll: whoever flushes now may
-        // have something better to do first.
-        if self.ring.is_urgent() {
+        // What merely asks for bytes to come goes behind, in the same call, or waits: whoever flushes
+        // now may have something better to do first.
+        if self.ring.has_unsubmitted() {
+            self.request_all();
             self.ring.submit();
         }
     }
@@ -663,6 +698,10 @@ impl Fabric for TcpFabric {
     #[inline]
     fn poll(&mut self, now: Time, events: &mut Events) {
         self.now = now;
+        // A user who has something to send in answer flushes before the second poll.
+        if !self.listening_later.is_empty() && std::mem::replace(&mut self.put_off_once, true) {
+            self.request_all();
+        }
         if self.ring.has_unsubmitted() || self.ring.has_answers() {
             self.poll_ring(events);
         }
@@ -676,6 +715,7 @@ impl Fabric for TcpFabric {
             // The user may go to sleep without another flush.
             self.answer_owing();
             self.send_dirty();
+            self.request_all();
             self.ring.enter_if_useful();
             self.set_timer();
         }
@@ -690,6 +730,7 @@ impl Fabric for TcpFabric {
     fn arm(&mut self) {
         self.answer_owing();
         self.send_dirty();
+        self.request_all();
         self.ring.enter_if_useful();
         self.armed = true;
         self.set_timer();

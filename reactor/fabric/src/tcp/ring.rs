@@ -143,8 +143,6 @@ pub(super) struct Ring {
     /// Answers that were taken to make room.
     early: Vec<Answer>,
     unsubmitted: usize,
-    /// Among the unsubmitted is something that others wait for.
-    urgent: bool,
     under_way: usize,
 }
 
@@ -161,13 +159,7 @@ impl Ring {
             }
             match builder.build(SUBMISSIONS) {
                 Ok(ring) => {
-                    return Ok(Ring {
-                        ring,
-                        early: Vec::new(),
-                        unsubmitted: 0,
-                        urgent: false,
-                        under_way: 0,
-                    });
+                    return Ok(Ring { ring, early: Vec::new(), unsubmitted: 0, under_way: 0 });
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => failed = error,
                 Err(error) => return Err(refused(error)),
@@ -185,12 +177,6 @@ impl Ring {
     #[inline]
     pub(super) fn has_unsubmitted(&self) -> bool {
         self.unsubmitted > 0
-    }
-
-    /// Whether it would do more than ask for bytes that are not there yet.
-    #[inline]
-    pub(super) fn is_urgent(&self) -> bool {
-        self.urgent
     }
 
     /// Whether there are answers, or the kernel has some to give at the next call.
@@ -280,7 +266,6 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry, operation: Operation, index: u32) {
         let entry = entry.user_data(token(operation, index));
-        self.urgent |= !matches!(operation, Operation::Receive | Operation::Discard);
         loop {
             // SAFETY: what the entry points to belongs to the owner of the operation, who keeps it
             // until the answer; `TcpFabric::drop` waits for all answers, or gives the memory up.
@@ -307,7 +292,6 @@ impl Ring {
                 Err(error) => panic!("io_uring_enter refused well-formed entries: {error}"),
             }
             if self.unsubmitted == 0 {
-                self.urgent = false;
                 return;
             }
         }
