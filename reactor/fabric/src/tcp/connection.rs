@@ -326,6 +326,11 @@ pub(super) struct Connection {
     pub(super) deadline: Option<Time>,
     /// Whether the user has its id.
     pub(super) known: bool,
+    /// When something arrived last, and until when it is asked without the ring.
+    pub(super) arrived: Time,
+    pub(super) direct_until: Time,
+    /// Whether it is among those that are asked so.
+    pub(super) direct: bool,
     /// Whether it is among those that are asked for later.
     pub(super) listens_later: bool,
     /// Whether it waits to be flushed.
@@ -348,6 +353,9 @@ impl Connection {
             link: None,
             deadline: Some(deadline),
             known: state == State::Connecting,
+            arrived: Time::ZERO,
+            direct_until: Time::ZERO,
+            direct: false,
             listens_later: false,
             dirty: false,
             owing: false,

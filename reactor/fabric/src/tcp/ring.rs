@@ -129,6 +129,21 @@ impl Vectors {
         &self.list[self.first..]
     }
 
+    /// Receives what is there, without waiting and without the ring: a number of bytes, or a negative
+    /// errno.
+    ///
+    /// # Safety
+    /// The ranges are memory that nobody has references to.
+    pub(super) unsafe fn receive_now(&mut self, socket: BorrowedFd<'_>) -> i32 {
+        let message = self.message();
+        // SAFETY: the header names this value's ranges, which the caller vouches for.
+        let count = unsafe { libc::recvmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT) };
+        match i32::try_from(count) {
+            Ok(count @ 0..) => count,
+            _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+
     fn message(&mut self) -> *mut libc::msghdr {
         let rest = &mut self.list[self.first..];
         self.header.msg_iovlen = rest.len().min(VECTORS_MAX);
