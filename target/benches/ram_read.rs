@@ -54,6 +54,7 @@ impl Fabric for NullFabric {
             maps_remote_memory: true,
             disconnect_revokes_access: false,
             memory_windows: false,
+            streams: false,
         }
     }
 

@@ -90,6 +90,8 @@ pub(crate) struct Engine<F, D> {
     /// Grants whose last bytes for the host were posted since the turn began: their arrival notices
     /// may follow.
     pub(crate) written: Vec<u32>,
+    /// Bytes of those among them whose fabric streams.
+    pub(crate) streamed_bytes: u32,
     /// The disk refused a transfer since the turn began.
     pub(crate) disk_full: bool,
     /// Bytes between hosts and this server that were copied or handed to the fabric, since the
@@ -125,6 +127,7 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
             // Each of them has an operation under way.
             written: Vec::with_capacity(limits.operations_max as usize),
             disk_full: false,
+            streamed_bytes: 0,
             moved_bytes: 0,
             generation: 0,
             zeros,

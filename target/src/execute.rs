@@ -345,9 +345,12 @@ impl<F: Fabric, D: Disk> Engine<F, D> {
     /// no order between them and the notice: block I/O may place them.
     fn note_written(&mut self, grants: &Grants, place: u32) {
         let Some(entry) = grants.get(place) else { return };
-        let maps = self.fabric.capabilities(entry.connection).maps_remote_memory;
-        if !maps && entry.may_be_told() {
+        let capabilities = self.fabric.capabilities(entry.connection);
+        if !capabilities.maps_remote_memory && entry.may_be_told() {
             self.written.push(place);
+            if capabilities.streams {
+                self.streamed_bytes += entry.grant.length.get();
+            }
         }
     }
 

@@ -150,6 +150,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     /// dropped with its session, and otherwise sent whatever became of the back channel: it is true,
     /// and so are all that wait there.
     fn tell_of_written(&mut self) {
+        self.engine.streamed_bytes = 0;
         for place in self.engine.written.drain(..) {
             let Some(entry) = self.grants.get(place) else { continue };
             if !entry.may_be_told() || self.grants.check_live(entry).is_err() {
@@ -165,18 +166,25 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         }
     }
 
+    /// Posts the arrival notices that wait: the number of packets, and whether some wait on.
+    pub(crate) fn tell(&mut self) -> (usize, bool) {
+        self.tell_of_written();
+        let Target { engine, arrivals, sessions, stats, .. } = self;
+        let mut packets = 0;
+        let refused = !arrivals.is_empty()
+            && arrivals.flush(stats, |session, packet| {
+                let connection = sessions.connection(session).ok_or(PostError::NotConnected)?;
+                engine.fabric.send(connection, packet).inspect(|()| packets += 1)
+            });
+        (packets, refused)
+    }
+
     /// Sends what waits to be sent; returns the number of packets. They count as work: what they
     /// made room for may be begun in the next turn.
     pub(crate) fn flush(&mut self) -> usize {
-        self.tell_of_written();
-        let mut packets = 0;
-        let Target { engine, arrivals, sessions, control, stats, .. } = self;
+        let (mut packets, mut refused) = self.tell();
+        let Target { engine, control, stats, .. } = self;
         let fabric = &mut engine.fabric;
-        let mut refused = !arrivals.is_empty()
-            && arrivals.flush(stats, |session, packet| {
-                let connection = sessions.connection(session).ok_or(PostError::NotConnected)?;
-                fabric.send(connection, packet).inspect(|()| packets += 1)
-            });
         for index in 0..control.channels.len() {
             let Some(connection) = control.live(index as u16) else { continue };
             let channel = &mut control.channels[index];

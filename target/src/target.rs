@@ -108,6 +108,12 @@ pub struct Target<F: Fabric, D: Disk> {
     reactor_counters: Option<ReactorCounters>,
 }
 
+/// On a fabric that streams, hosts are told of so many bytes at a time: they ask for more while the
+/// rest of a long batch is on its way.
+const STREAMED_BYTES_PER_NOTICE: u32 = 16 << 10;
+/// So often in a turn, at most: each takes a credit of the large class.
+const TOLD_PER_TURN_MAX: u32 = 4;
+
 impl<F: Fabric, D: Disk> Target<F, D> {
     /// Starts a data server of `stores`: it listens for hosts now, and connects to the metadata
     /// server with the first poll.
@@ -262,7 +268,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     fn run_queues(&mut self) -> usize {
         let bytes_max = self.config.limits.bytes_per_turn.max(1);
         self.engine.moved_bytes = 0;
-        let (mut progress, mut blocked) = (0, 0);
+        let (mut progress, mut blocked, mut told) = (0, 0, 0);
         while blocked < self.ready.len() && self.engine.moved_bytes < bytes_max {
             let Some(session) = self.ready.pop_front() else { break };
             let Some(place) = self.grants.head(session) else {
@@ -281,6 +287,11 @@ impl<F: Fabric, D: Disk> Target<F, D> {
                     blocked += 1;
                     continue;
                 }
+            }
+            if self.engine.streamed_bytes >= STREAMED_BYTES_PER_NOTICE && told < TOLD_PER_TURN_MAX {
+                // What is refused for want of a credit waits for the end of the turn.
+                self.tell();
+                told += 1;
             }
             progress += 1;
             blocked = 0;

@@ -380,6 +380,9 @@ pub struct Capabilities {
     pub disconnect_revokes_access: bool,
     /// [`Fabric::open_window`] works.
     pub memory_windows: bool,
+    /// What is posted reaches the peer piece by piece, so that a message between two writes arrives
+    /// while the second is still on its way.
+    pub streams: bool,
 }
 
 impl Capabilities {
@@ -388,6 +391,7 @@ impl Capabilities {
         maps_remote_memory: false,
         disconnect_revokes_access: false,
         memory_windows: false,
+        streams: false,
     };
 }
 

@@ -310,6 +310,7 @@ impl Fabric for FakeFabric {
             maps_remote_memory: maps,
             disconnect_revokes_access: !maps,
             memory_windows: false,
+            streams: false,
         }
     }
 

@@ -38,7 +38,8 @@ impl Provider for Tcp {
         loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let start = std::process::id() as u16;
-            let port = PORTS.start + start.wrapping_mul(7).wrapping_add(number) % PORTS.len() as u16;
+            let port =
+                PORTS.start + start.wrapping_mul(7).wrapping_add(number) % PORTS.len() as u16;
             if TcpListener::bind(("127.0.0.1", port)).is_ok() {
                 return Address::Tcp { host: "127.0.0.1".to_owned(), port };
             }

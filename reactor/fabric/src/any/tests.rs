@@ -57,6 +57,7 @@ impl Fabric for Fake {
             maps_remote_memory: self.kind == Kind::Shm,
             disconnect_revokes_access: self.kind != Kind::Shm,
             memory_windows: self.kind == Kind::Verbs,
+            streams: false,
         }
     }
 

@@ -368,6 +368,7 @@ impl Fabric for ShmFabric {
             maps_remote_memory: true,
             disconnect_revokes_access: false,
             memory_windows: false,
+            streams: false,
         }
     }
 

@@ -26,7 +26,7 @@ use crate::credits::{Class, Credits, Messages};
 use crate::{ConnectionId, DisconnectReason, Events, RemoteSlice};
 
 /// Writes that were placed after which it is said without waiting for something else to say.
-const PLACED_UNSAID_MAX: u32 = 32;
+const PLACED_UNSAID_MAX: u32 = 64;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -619,6 +619,7 @@ impl Fabric for TcpFabric {
             maps_remote_memory: false,
             disconnect_revokes_access: true,
             memory_windows: true,
+            streams: true,
         }
     }
 
@@ -762,15 +763,19 @@ impl Fabric for TcpFabric {
     #[inline]
     fn poll(&mut self, now: Time, events: &mut Events) {
         self.now = now;
-        if !self.direct.is_empty() {
-            self.receive_directly(events);
-        }
         // A user who has something to send in answer flushes before the second poll.
         if !self.listening_later.is_empty() && std::mem::replace(&mut self.put_off_once, true) {
             self.request_all();
         }
         if self.ring.has_unsubmitted() || self.ring.has_answers() {
             self.poll_ring(events);
+        }
+        // Behind the ring's answers: what is received may answer what they say to have been sent.
+        if !self.direct.is_empty() {
+            self.receive_directly(events);
+            if self.ring.has_unsubmitted() {
+                self.poll_ring(events);
+            }
         }
         if !self.owing.is_empty() && now.since(self.owing_since) >= ANSWER_WITHIN {
             self.answer_owing();

@@ -47,7 +47,7 @@ impl Default for TcpOptions {
             half_open_max: 256,
             registrations_max: 4096,
             windows_max: 256,
-            transfers_max: 128,
+            transfers_max: 256,
             small_credits: 128,
             large_credits: 16,
             payload_checksums: false,

@@ -354,6 +354,7 @@ impl Fabric for VerbsFabric {
             maps_remote_memory: false,
             disconnect_revokes_access: true,
             memory_windows: self.windows,
+            streams: false,
         }
     }
 

@@ -27,11 +27,13 @@ impl Model {
                 maps_remote_memory: true,
                 disconnect_revokes_access: false,
                 memory_windows: false,
+                streams: false,
             },
             Model::Verbs => Capabilities {
                 maps_remote_memory: false,
                 disconnect_revokes_access: true,
                 memory_windows: true,
+                streams: false,
             },
         }
     }

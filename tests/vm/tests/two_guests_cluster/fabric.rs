@@ -32,7 +32,8 @@ fn transfers_between_machines_arrive_or_are_refused() {
     let _turn = one_at_a_time();
     let trusted = format!("{}/32", guest::peer_address()).parse().expect("a network");
     let options = VerbsOptions { trusted_hosts: vec![trusted], ..VerbsOptions::default() };
-    let mut end = End::new(AnyFabric::new(FabricOptions { verbs: options, ..FabricOptions::default() }));
+    let mut end =
+        End::new(AnyFabric::new(FabricOptions { verbs: options, ..FabricOptions::default() }));
     if serves() { serve(&mut end) } else { own(&mut end) }
 }
 

@@ -86,6 +86,7 @@ impl FakeFabric {
             maps_remote_memory: true,
             disconnect_revokes_access,
             memory_windows: false,
+            streams: false,
         };
         FakeFabric {
             world: Rc::new(RefCell::new(World {

@@ -20,6 +20,7 @@ const REVOKES: Capabilities = Capabilities {
     maps_remote_memory: false,
     disconnect_revokes_access: true,
     memory_windows: true,
+    streams: false,
 };
 
 /// A data server at an address of each fabric, named worst first.
