@@ -39,12 +39,24 @@ pub(crate) struct Credits {
     left: Messages,
     /// Messages received for which the peer did not get its credit back yet.
     owed: Messages,
+    /// So many owed are returned even without a message to send.
+    return_at: Messages,
 }
 
 impl Credits {
     pub(crate) fn new(granted: Messages) -> Credits {
         let none = Messages::default();
-        Credits { granted, peer_granted: none, left: none, owed: none }
+        let mut credits =
+            Credits { granted, peer_granted: none, left: none, owed: none, return_at: none };
+        credits.return_at_half_of(granted);
+        credits
+    }
+
+    /// The peer has no use for more than `used` messages on their way: it is to get its credits back
+    /// when half of them are owed.
+    pub(crate) fn return_at_half_of(&mut self, used: Messages) {
+        let half = |used: u16| used.div_ceil(2).max(1);
+        self.return_at = Messages { small: half(used.small), large: half(used.large) };
     }
 
     /// The peer said what it grants.
@@ -75,11 +87,12 @@ impl Credits {
         std::mem::take(&mut self.owed)
     }
 
-    /// The peer gave credits back.
+    /// The peer gave credits back. It has none of the messages `unsent`, which took theirs.
     #[inline]
-    pub(crate) fn returned(&mut self, more: Messages) -> Result<(), Overdrawn> {
-        add(&mut self.left.small, more.small, self.peer_granted.small)?;
-        add(&mut self.left.large, more.large, self.peer_granted.large)
+    pub(crate) fn returned(&mut self, more: Messages, unsent: Messages) -> Result<(), Overdrawn> {
+        let most = |granted: u16, unsent: u16| granted.saturating_sub(unsent);
+        add(&mut self.left.small, more.small, most(self.peer_granted.small, unsent.small))?;
+        add(&mut self.left.large, more.large, most(self.peer_granted.large, unsent.large))
     }
 
     /// A message of the peer arrived.
@@ -94,8 +107,7 @@ impl Credits {
     /// Whether so much is owed that it should be returned even without a message to send.
     #[inline]
     pub(crate) fn should_return(&self) -> bool {
-        let half = |owed: u16, granted: u16| owed > 0 && owed >= granted.div_ceil(2);
-        half(self.owed.small, self.granted.small) || half(self.owed.large, self.granted.large)
+        self.owed.small >= self.return_at.small || self.owed.large >= self.return_at.large
     }
 }
 
@@ -130,7 +142,7 @@ mod tests {
             }
             assert!(left.has(Class::Large), "the other class has credits of its own");
             assert!(right.should_return());
-            left.returned(right.take_owed()).unwrap();
+            left.returned(right.take_owed(), Messages::default()).unwrap();
             assert!(!right.should_return());
         }
         assert_eq!(sent, 600);
@@ -147,7 +159,35 @@ mod tests {
     fn credits_that_were_never_granted_are_a_violation() {
         for (small, large) in [(1, 0), (0, 1), (u16::MAX, 0)] {
             let (mut left, _) = pair();
-            assert_eq!(left.returned(Messages { small, large }), Err(Overdrawn));
+            let returned = left.returned(Messages { small, large }, Messages::default());
+            assert_eq!(returned, Err(Overdrawn));
         }
+    }
+
+    #[test]
+    fn a_peer_returns_nothing_for_what_it_cannot_have() {
+        let (mut left, _) = pair();
+        for _ in 0..3 {
+            left.take(Class::Small);
+        }
+        let unsent = Messages { small: 2, large: 0 };
+        left.returned(Messages { small: 1, large: 0 }, unsent).unwrap();
+        let more = left.returned(Messages { small: 1, large: 0 }, unsent);
+        assert_eq!(more, Err(Overdrawn));
+    }
+
+    #[test]
+    fn a_peer_that_uses_few_gets_them_back_in_time() {
+        let mut credits = Credits::new(Messages { small: 128, large: 16 });
+        credits.return_at_half_of(Messages { small: 16, large: 1 });
+        for _ in 0..7 {
+            credits.received(Class::Small).unwrap();
+        }
+        assert!(!credits.should_return());
+        credits.received(Class::Small).unwrap();
+        assert!(credits.should_return());
+        credits.take_owed();
+        credits.received(Class::Large).unwrap();
+        assert!(credits.should_return());
     }
 }

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use gannet_conformance::fabric::end::{Pair, pattern};
 use gannet_conformance::fabric::{Bounds, Provider};
 use gannet_fabric::Address;
 use gannet_fabric::tcp::{TcpFabric, TcpOptions};
@@ -52,6 +53,31 @@ impl Provider for Tcp {
 
     fn slowdown(&self) -> u32 {
         4
+    }
+}
+
+/// Ends that grant each other different numbers of credits return them in time, also to one that only
+/// sends.
+#[test]
+fn one_way_traffic_goes_on_with_unequal_credits() {
+    const MESSAGES: u64 = 1000;
+    let provider = Tcp { payload_checksums: false };
+    let few = || {
+        let credits = TcpOptions { small_credits: 16, large_credits: 1, ..TcpOptions::default() };
+        TcpFabric::new(credits).expect("a fabric")
+    };
+    for few_send in [true, false] {
+        let (left, right) = match few_send {
+            true => (few(), provider.fabric()),
+            false => (provider.fabric(), few()),
+        };
+        let mut pair = Pair::of(&provider, left, right);
+        let to_left = pair.to_left;
+        for number in 0..MESSAGES {
+            let len = if number % 3 == 0 { 1000 } else { 100 };
+            pair.send_right(&pattern(number, len));
+            while pair.right.message(to_left).is_some() {}
+        }
     }
 }
 

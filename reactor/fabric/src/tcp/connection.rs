@@ -111,6 +111,8 @@ impl Link {
             large: peer.large_credits.min(granted.large),
         };
         let mut credits = Credits::new(granted);
+        // A peer that keeps to the same rule uses no more than the less of the two.
+        credits.return_at_half_of(messages);
         credits.begin(messages);
         let checksums = options.payload_checksums || peer.payload_checksums;
         let transfers = options.transfers_max.min(peer.transfers_max.into());
@@ -179,11 +181,13 @@ impl Link {
                 let returned =
                     Messages { small: header.small_returned, large: header.large_returned };
                 let overdrawn = Violation("it returns credits that it never had");
-                self.credits.returned(returned).map_err(|_| End::Violation(overdrawn))?;
+                let unsent = self.outgoing.open_messages();
+                let taken = self.credits.returned(returned, unsent);
+                taken.map_err(|_| End::Violation(overdrawn))?;
                 let sent = self.outgoing.writes_sent;
                 self.transfers.placed(header.writes_placed, sent).map_err(End::Violation)?;
                 let Link { incoming, transfers, regions, outgoing, .. } = self;
-                let reads_sent = outgoing.reads_sent;
+                let launched = outgoing.reads_launched;
                 let place = |entry| match entry {
                     Entry::Write { .. } if closing => Ok(Landing::nowhere()),
                     Entry::Write { remote, .. } => Ok(match regions.resolve(remote, true) {
@@ -191,7 +195,7 @@ impl Link {
                         None => Landing::refused(),
                     }),
                     Entry::ReadAnswer { len_bytes, .. } => {
-                        Ok(Landing::answer(transfers.answer(len_bytes, reads_sent)?))
+                        Ok(Landing::answer(transfers.answer(len_bytes, launched)?))
                     }
                     _ => Ok(Landing::nowhere()),
                 };

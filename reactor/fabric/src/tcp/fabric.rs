@@ -254,6 +254,10 @@ impl TcpFabric {
     #[inline]
     fn receive_directly(&mut self, events: &mut Events) {
         for position in (0..self.direct.len()).rev() {
+            if self.received_bytes > BYTES_PER_POLL {
+                // They stay, and are asked at the next poll.
+                return;
+            }
             let index = self.direct.swap_remove(position);
             for round in 1..=ROUNDS_PER_POLL {
                 let Some(connection) = &mut self.slots[index as usize].connection else { break };
@@ -284,7 +288,8 @@ impl TcpFabric {
                 self.handles_direct = false;
                 let link = self.at(index).and_then(|connection| connection.link.as_ref());
                 let more = link.is_some_and(|link| link.incoming.awaits_payload());
-                if !more || round == ROUNDS_PER_POLL {
+                let enough = round == ROUNDS_PER_POLL || self.received_bytes > BYTES_PER_POLL;
+                if !more || enough {
                     break;
                 }
                 // It is listed again, and asked again here.
@@ -444,7 +449,6 @@ impl TcpFabric {
     /// Handles the kernel's answers, and goes back for payload that is probably there.
     #[inline]
     fn poll_ring(&mut self, events: &mut Events) {
-        self.received_bytes = 0;
         let mut answers = std::mem::take(&mut self.answers);
         for _ in 0..ROUNDS_PER_POLL {
             self.ring.enter_if_useful();
@@ -763,6 +767,7 @@ impl Fabric for TcpFabric {
     #[inline]
     fn poll(&mut self, now: Time, events: &mut Events) {
         self.now = now;
+        self.received_bytes = 0;
         // A user who has something to send in answer flushes before the second poll.
         if !self.listening_later.is_empty() && std::mem::replace(&mut self.put_off_once, true) {
             self.request_all();

@@ -163,9 +163,11 @@ impl Incoming {
 
     /// Nobody wants the payload any more that the peer's writes still bring. Nothing is under way.
     pub(super) fn turn_away_writes(&mut self) {
-        for landing in self.landings.iter_mut().filter(|landing| landing.key.is_some()) {
+        let writes = |landing: &&mut Landing| landing.key.is_some() || landing.refused;
+        for landing in self.landings.iter_mut().filter(writes) {
             landing.start = std::ptr::null_mut();
             landing.key = None;
+            landing.refused = false;
         }
     }
 

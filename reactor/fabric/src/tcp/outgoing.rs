@@ -11,7 +11,7 @@ use super::wire::{
     ANSWER_ENTRY_BYTES, CONTROL_BYTES_MAX, Entry, FrameHeader, HEADER_BYTES, TRANSFER_ENTRY_BYTES,
     set_checksum,
 };
-use crate::credits::Messages;
+use crate::credits::{Class, Messages};
 use crate::{LARGE_MESSAGE_BYTES, RemoteSlice, SMALL_MESSAGE_BYTES};
 
 /// Most payload of one frame, bytes, give or take one transfer.
@@ -42,6 +42,7 @@ struct Batch {
     bytes: Vec<u8>,
     frames: Vec<Frame>,
     segments: Vec<Segment>,
+    messages: Messages,
     writes: u32,
     reads: u32,
     served: usize,
@@ -53,6 +54,7 @@ impl Batch {
             bytes: Vec::with_capacity(bytes),
             frames: Vec::with_capacity(bytes / CONTROL_BYTES_MAX * 2 + 2),
             segments: Vec::with_capacity(segments),
+            messages: Messages::default(),
             writes: 0,
             reads: 0,
             served: 0,
@@ -63,6 +65,7 @@ impl Batch {
         self.bytes.clear();
         self.frames.clear();
         self.segments.clear();
+        self.messages = Messages::default();
         (self.writes, self.reads, self.served) = (0, 0, 0);
     }
 
@@ -104,7 +107,9 @@ pub(super) struct Outgoing {
     checksums: bool,
     /// Writes and reads that have left this process altogether.
     pub(super) writes_sent: u32,
-    pub(super) reads_sent: u32,
+    /// Reads that the kernel has, or had. An answer to one may arrive before the kernel is seen to be
+    /// done with the request: it does not touch the memory that the answer is for.
+    pub(super) reads_launched: u32,
 }
 
 impl Outgoing {
@@ -126,7 +131,7 @@ impl Outgoing {
             sequence: 0,
             checksums,
             writes_sent: 0,
-            reads_sent: 0,
+            reads_launched: 0,
         }
     }
 
@@ -142,7 +147,17 @@ impl Outgoing {
     #[inline]
     pub(super) fn push_message(&mut self, message: &[u8]) {
         self.open.begin(Entry::message_bytes(message.len()), 0);
+        match Class::of(message.len()) {
+            Class::Small => self.open.messages.small += 1,
+            Class::Large => self.open.messages.large += 1,
+        }
         Entry::push_message(message, &mut self.open.bytes);
+    }
+
+    /// Messages that have not left: the peer has nothing to return for them.
+    #[inline]
+    pub(super) fn open_messages(&self) -> Messages {
+        self.open.messages
     }
 
     /// A write of `remote.len_bytes` bytes from `start`, which stay until they are acknowledged.
@@ -229,6 +244,7 @@ impl Outgoing {
     pub(super) fn launch(&mut self, writes_placed: u32, returned: Messages) -> &mut Vectors {
         debug_assert!(!self.under_way, "one batch at a time");
         std::mem::swap(&mut self.open, &mut self.flying);
+        self.reads_launched = self.reads_launched.wrapping_add(self.flying.reads);
         let Outgoing { flying, vectors, sequence, checksums, .. } = self;
         let Batch { bytes, frames, segments, .. } = flying;
         vectors.clear();
@@ -274,7 +290,6 @@ impl Outgoing {
         }
         self.under_way = false;
         self.writes_sent = self.writes_sent.wrapping_add(self.flying.writes);
-        self.reads_sent = self.reads_sent.wrapping_add(self.flying.reads);
         self.flying.clear();
         None
     }

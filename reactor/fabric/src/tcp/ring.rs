@@ -327,7 +327,7 @@ impl Ring {
     pub(super) fn take(&mut self, answers: &mut Vec<Answer>) {
         let before = answers.len();
         answers.append(&mut self.early);
-        let room = answers.capacity() - answers.len();
+        let room = (answers.capacity() - answers.len()).max(1);
         let entries = self.ring.completion().take(room);
         answers.extend(entries.filter_map(|entry| Answer::read(&entry)));
         self.under_way -= answers.len() - before;

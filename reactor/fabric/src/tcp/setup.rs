@@ -378,7 +378,9 @@ impl TcpFabric {
         link.outgoing.push_last(last);
         connection.deadline = Some(deadline);
         connection.state = State::Closing(reason);
-        if connection.receiving && link.incoming.awaits_payload() {
+        if !connection.receiving {
+            link.incoming.turn_away_writes();
+        } else if link.incoming.awaits_payload() {
             self.ring.cancel(Operation::Receive, index);
         }
         self.watch(index, deadline);

@@ -11,7 +11,7 @@ use super::fabric::{RECEIVE_TAG, SHARED_TAG, Tag, VerbsFabric};
 use super::objects::{Completion, POLL_BATCH};
 use super::send::Work;
 use super::wire::{HEADER_BYTES, Header, Kind};
-use crate::credits::Overdrawn;
+use crate::credits::{Messages, Overdrawn};
 use crate::{ConnectionId, DisconnectReason, Event, Events, Key, TransferStatus};
 
 /// Batches taken from one completion queue per poll.
@@ -174,7 +174,7 @@ impl VerbsFabric {
             let header = Header::decode(receives.header(buffer), frame_bytes);
             let header = header.filter(|_| is_frame).ok_or(Overdrawn);
             let counted = |header: Header| {
-                wiring.credits.returned(header.returned)?;
+                wiring.credits.returned(header.returned, Messages::default())?;
                 if let Kind::Message(class) = header.kind {
                     wiring.credits.received(class)?;
                 }

@@ -14,7 +14,7 @@ const TRANSFER_BYTES_MAX: u32 = 8 << 20;
 /// What messages and transfers a server with default options takes at a time.
 const SMALL_CREDITS: usize = 128;
 const LARGE_CREDITS: usize = 16;
-const TRANSFERS: usize = 128;
+const TRANSFERS: usize = 256;
 
 fn first() -> Frame {
     Frame::new(0)
