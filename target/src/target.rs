@@ -113,6 +113,9 @@ pub struct Target<F: Fabric, D: Disk> {
 const STREAMED_BYTES_PER_NOTICE: u32 = 16 << 10;
 /// So often in a turn, at most: each takes a credit of the large class.
 const TOLD_PER_TURN_MAX: u32 = 4;
+/// With more grants queued than this the server is the one that others wait for: it tells at the end
+/// of the turn, which takes it less.
+const TOLD_EARLY_MAX: u32 = 64;
 
 impl<F: Fabric, D: Disk> Target<F, D> {
     /// Starts a data server of `stores`: it listens for hosts now, and connects to the metadata
@@ -268,6 +271,8 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     fn run_queues(&mut self) -> usize {
         let bytes_max = self.config.limits.bytes_per_turn.max(1);
         self.engine.moved_bytes = 0;
+        let queued = self.grants.len() - self.grants.begun_in_all();
+        let told_max = if queued <= TOLD_EARLY_MAX { TOLD_PER_TURN_MAX } else { 0 };
         let (mut progress, mut blocked, mut told) = (0, 0, 0);
         while blocked < self.ready.len() && self.engine.moved_bytes < bytes_max {
             let Some(session) = self.ready.pop_front() else { break };
@@ -288,7 +293,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
                     continue;
                 }
             }
-            if self.engine.streamed_bytes >= STREAMED_BYTES_PER_NOTICE && told < TOLD_PER_TURN_MAX {
+            if self.engine.streamed_bytes >= STREAMED_BYTES_PER_NOTICE && told < told_max {
                 // What is refused for want of a credit waits for the end of the turn.
                 self.tell();
                 told += 1;
