@@ -129,19 +129,23 @@ fn hear(socket: &mut TcpStream, end: Time) -> io::Result<bool> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::ceilings::round_trip;
 
+    /// Nobody enters the kernel twice in less, whatever the processor.
+    const TWO_SYSTEM_CALLS_NS: f64 = 100.0;
+
+    /// Beside other tests the two threads may share a core, so that one alone takes milliseconds:
+    /// what was measured is held against the time that it took, not against another ceiling.
     #[test]
-    fn a_round_trip_over_tcp_takes_longer_than_one_of_a_cache_line() {
-        if std::thread::available_parallelism().unwrap().get() < 2 {
-            return;
-        }
-        let budget = Duration::from_secs(1);
-        let measured = measure([None, None], budget).unwrap().unwrap();
-        assert!(measured.fastest_ns > 0.0 && measured.fastest_ns <= measured.median_ns);
+    fn round_trips_over_tcp_fit_into_the_time_that_they_took() {
+        let begin = Time::monotonic();
+        let measured = measure([None, None], Duration::from_secs(1)).unwrap().unwrap();
+        let took_ns = (Time::monotonic().0 - begin.0) as f64;
         assert!(measured.round_trips >= 1);
-        let line = round_trip::measure([None, None], budget).unwrap().unwrap();
-        assert!(measured.fastest_ns > line.fastest_ns, "{measured:?}, {line:?}");
+        assert!(TWO_SYSTEM_CALLS_NS <= measured.fastest_ns, "{measured:?}");
+        assert!(measured.fastest_ns <= measured.median_ns, "{measured:?}");
+        // Half of them took the median or longer.
+        let at_least_ns = measured.round_trips as f64 / 2.0 * measured.median_ns;
+        assert!(at_least_ns <= took_ns, "{measured:?} within {took_ns} ns");
     }
 
     #[test]
