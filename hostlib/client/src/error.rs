@@ -54,7 +54,8 @@ pub enum ErrorKind {
     },
     /// The request failed without effect again and again; the last status.
     RetriesExhausted(Status),
-    /// All slots of the shard are taken by requests that never got their final answer.
+    /// All slots of the shard are taken by requests that never got their final answer, and of which
+    /// the server cannot be asked.
     SlotsLost,
     /// The fabric cannot reach the buffer's memory, or no fresh pages could be had.
     Memory(&'static str),

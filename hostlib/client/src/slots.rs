@@ -175,10 +175,14 @@ impl Slots {
         self.shards.get(usize::from(shard)).is_some_and(|table| !table.unprobed.is_empty())
     }
 
-    /// Whether every slot of the shard is parked: nobody knows when one will be free.
-    pub(crate) fn all_parked(&self, shard: u16) -> bool {
+    /// Whether every slot of the shard is parked without a probe that could bring it back: none will
+    /// be free before the session is new. The others come back with the answers to their probes, as
+    /// those in use come back with theirs.
+    pub(crate) fn all_lost(&self, shard: u16) -> bool {
         self.shards.get(usize::from(shard)).is_some_and(|table| {
-            !table.sequences.is_empty() && table.parked.len() == table.sequences.len()
+            !table.sequences.is_empty()
+                && table.parked.len() == table.sequences.len()
+                && table.parked.iter().all(|parked| parked.handle.is_none())
         })
     }
 
@@ -219,7 +223,7 @@ mod tests {
         slots.reset(0, 1);
         let place = slots.acquire(0, 1).unwrap();
         slots.park(parked(place, 3));
-        assert!(slots.all_parked(0) && !slots.has_free(0));
+        assert!(!slots.all_lost(0) && !slots.has_free(0), "its probe will be answered");
         assert!(!slots.answered(place, 2, false), "an older attempt says nothing");
         let mut probes = Vec::new();
         slots.probe(0, |_, _, _| false);
@@ -260,8 +264,25 @@ mod tests {
         slots.probe(0, |_, _, _| panic!("nothing to probe with"));
         assert!(!slots.answered(place, 1, false));
         assert_eq!(slots.parked(), 1);
+        assert!(slots.all_lost(0));
         slots.reset(0, 1);
         assert_eq!(slots.acquire(0, 1).unwrap().sequence, 1);
         assert_eq!(slots.parked(), 0);
+        assert!(!slots.all_lost(0));
+    }
+
+    #[test]
+    fn one_slot_that_will_come_back_is_enough() {
+        let mut slots = Slots::new();
+        slots.reset(0, 2);
+        let (first, second) = (slots.acquire(0, 1).unwrap(), slots.acquire(0, 2).unwrap());
+        slots.park(Parked { handle: None, ..parked(first, 1) });
+        assert!(!slots.all_lost(0), "the other one is in use");
+        slots.park(parked(second, 1));
+        assert!(!slots.all_lost(0), "the other one is probed");
+        assert!(slots.answered(second, 1, false));
+        let second = slots.acquire(0, 2).unwrap();
+        slots.park(Parked { handle: None, ..parked(second, 1) });
+        assert!(slots.all_lost(0));
     }
 }

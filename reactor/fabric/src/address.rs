@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -115,17 +115,6 @@ impl Address {
         Ok(Address::Tcp { host, port })
     }
 
-    /// What host and port stand for: one of the name's addresses. `None` where there are none.
-    /// Asking for a name may take long.
-    pub(crate) fn resolve(&self) -> Option<io::Result<SocketAddr>> {
-        let (Address::Rdma { host, port } | Address::Tcp { host, port }) = self else {
-            return None;
-        };
-        let unknown = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let found = (host.as_str(), *port).to_socket_addrs();
-        Some(found.and_then(|mut found| found.next().ok_or_else(unknown)))
-    }
-
     /// The fabric that it belongs to, as its URI says it.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
@@ -135,6 +124,18 @@ impl Address {
             Address::Tcp { .. } => "tcp",
         }
     }
+}
+
+/// What a host that is written as an IP address stands for, without asking anybody.
+pub(crate) fn numeric(host: &str, port: u16) -> Option<SocketAddr> {
+    host.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port))
+}
+
+/// One of the addresses of a host. May take as long as a name server does: see [`crate::names`] for
+/// those who must not wait.
+pub(crate) fn look_up(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    (host, port).to_socket_addrs()?.next().ok_or_else(unknown)
 }
 
 /// Reads `host:port`.

@@ -144,6 +144,11 @@ impl<P: Make> Fabric for AnyFabric<P> {
         Kind::ALL[split(connection).0].scheme()
     }
 
+    fn is_short_of_places(&self, connection: ConnectionId) -> bool {
+        let (kind, inner) = split(connection);
+        self.providers[kind].as_ref().is_some_and(|provider| provider.is_short_of_places(inner))
+    }
+
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
         self.provider(at)?.1.listen(at)
     }

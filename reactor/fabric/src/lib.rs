@@ -21,9 +21,13 @@ pub mod address;
 pub mod any;
 pub mod arena;
 mod credits;
+pub mod handshakes;
+mod names;
 pub mod route;
 pub mod shm;
+mod slots;
 pub mod tcp;
+mod timer;
 mod trust;
 pub mod verbs;
 
@@ -449,6 +453,12 @@ pub trait Fabric {
     /// The provider of this connection, as addresses write it: `shm`, `rdma`, `tcp`. For people.
     fn scheme(&self, _connection: ConnectionId) -> &'static str {
         "other"
+    }
+
+    /// Whether the provider of this connection has few places left for newcomers. Connections that
+    /// are not introduced yet, and make room for newcomers by themselves, do not count.
+    fn is_short_of_places(&self, _connection: ConnectionId) -> bool {
+        false
     }
 
     /// Accepts connections at `at` from now on.

@@ -46,6 +46,10 @@ macro_rules! pass_on {
         fn scheme(&self, connection: $crate::gannet_fabric::ConnectionId) -> &'static str {
             self.inner.scheme(connection)
         }
+
+        fn is_short_of_places(&self, connection: $crate::gannet_fabric::ConnectionId) -> bool {
+            self.inner.is_short_of_places(connection)
+        }
     };
     (@ prepare) => {
         fn prepare(

@@ -95,7 +95,7 @@ impl<F: Fabric> Client<F> {
                     self.requests[index].place = Some(place);
                     place
                 }
-                None if self.slots.all_parked(shard) => return Ready::Never(ErrorKind::SlotsLost),
+                None if self.slots.all_lost(shard) => return Ready::Never(ErrorKind::SlotsLost),
                 None => return Ready::Wait(Queue::Slot(shard)),
             },
         };
@@ -324,7 +324,7 @@ impl<F: Fabric> Client<F> {
     }
 
     fn run_slots(&mut self, shard: u16) {
-        while self.slots.has_free(shard) || self.slots.all_parked(shard) {
+        while self.slots.has_free(shard) || self.slots.all_lost(shard) {
             let Some(index) = self.waiting.pop(Queue::Slot(shard)) else { return };
             self.counters.wakes += 1;
             self.dispatch(index);

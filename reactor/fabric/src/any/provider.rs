@@ -121,6 +121,10 @@ impl Fabric for Provider {
         each!(self, fabric => fabric.capabilities(connection))
     }
 
+    fn is_short_of_places(&self, connection: ConnectionId) -> bool {
+        each!(self, fabric => fabric.is_short_of_places(connection))
+    }
+
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
         each!(self, fabric => fabric.listen(at))
     }

@@ -61,6 +61,11 @@ impl Fabric for Fake {
         }
     }
 
+    fn is_short_of_places(&self, connection: ConnectionId) -> bool {
+        assert!(connection.index < self.connections);
+        self.kind == Kind::Tcp
+    }
+
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
         assert_eq!(Kind::of(at), self.kind);
         Ok(())
@@ -228,6 +233,7 @@ fn connections_of_different_providers_never_clash() {
             let name = PeerIdentity::Network(format!("{kind:?} {round}"));
             assert_eq!(fabric.peer(connection), Some(name));
             assert_eq!(fabric.scheme(connection), kind.scheme());
+            assert_eq!(fabric.is_short_of_places(connection), kind == Kind::Tcp);
         }
     }
     assert_eq!(seen.last(), Some(&14), "positions stay small");

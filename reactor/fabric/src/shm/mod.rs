@@ -44,13 +44,14 @@ use std::time::Duration;
 use gannet_runtime::memory::{Mapping, Memory, Slice};
 use gannet_runtime::time::Time;
 use rustix::event::epoll;
-use rustix::time::{TimerfdClockId, TimerfdFlags};
 
 use self::connection::{Connection, Link, State};
 use self::control::Control;
 use self::listener::Listener;
 use self::regions::REGION_BYTES_MAX;
 use self::ring::{Received, SendError};
+use crate::slots::{Slots, are_few};
+use crate::timer::Timer;
 use crate::{
     Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
     FabricError, Key, LARGE_MESSAGE_BYTES, PeerIdentity, PostError, Refused, Registration,
@@ -71,13 +72,6 @@ const ENTRIES_PER_POLL: usize = 512;
 /// Message bytes taken per poll, give or take one connection's share.
 const BYTES_PER_POLL: usize = 1 << 20;
 
-/// A place in the table of connections.
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    connection: Option<Connection>,
-}
-
 /// A listening socket, and when it is looked at again after the process ran out of descriptors.
 #[derive(Debug)]
 struct Listening {
@@ -88,8 +82,7 @@ struct Listening {
 /// The shm provider of one reactor. See the module.
 pub struct ShmFabric {
     options: ShmOptions,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    slots: Slots<Connection>,
     /// Connections whose rings are polled: established or draining.
     live: Vec<u32>,
     /// Where in `live` the next poll starts, so that a poll's bound starves nobody.
@@ -108,8 +101,7 @@ pub struct ShmFabric {
     keys_wrapped: bool,
     epoll: OwnedFd,
     ready: Vec<epoll::Event>,
-    timer: OwnedFd,
-    timer_set: bool,
+    timer: Timer,
     armed: bool,
     /// When the sockets are looked at next.
     next_socket_check: Time,
@@ -128,17 +120,13 @@ impl ShmFabric {
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| failed("making an epoll descriptor", error))?;
-        let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, timer_flags)
-            .map_err(|error| failed("making a timer", error))?;
+        let timer = Timer::new()?;
         let data = epoll::EventData::new_u64(setup::TIMER_TOKEN);
         epoll::add(&epoll, &timer, data, epoll::EventFlags::IN)
             .map_err(|error| failed("watching a timer", error))?;
         let connections = options.connections_max;
         Ok(ShmFabric {
-            slots: (0..connections).map(|_| Slot { generation: 0, connection: None }).collect(),
-            // Lowest positions last, so that tables indexed by them stay small.
-            free: (0..connections as u32).rev().collect(),
+            slots: Slots::new(connections),
             live: Vec::with_capacity(connections),
             live_cursor: 0,
             half_open: Vec::with_capacity(connections),
@@ -152,7 +140,6 @@ impl ShmFabric {
             epoll,
             ready: Vec::with_capacity(setup::READY_MAX),
             timer,
-            timer_set: false,
             armed: false,
             next_socket_check: Time::ZERO,
             options,
@@ -162,26 +149,20 @@ impl ShmFabric {
     /// Connections in the table: established, in set-up, or with an event still to be polled.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.used()
     }
 
     /// Ends like the process's death: peers report [`DisconnectReason::PeerLost`], and socket
     /// files stay behind. For tests of what follows a crash.
     pub fn abandon(mut self) {
-        for slot in &mut self.slots {
-            slot.connection = None;
-        }
+        self.slots.empty();
         for listening in self.listening.drain(..) {
             listening.listener.abandon();
         }
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.generation != id.generation {
-            return None;
-        }
-        slot.connection.as_mut()
+        self.slots.find_mut(id)
     }
 
     #[inline]
@@ -203,12 +184,12 @@ impl ShmFabric {
     fn live_links(&self) -> impl Iterator<Item = &Link> {
         self.live
             .iter()
-            .filter_map(|index| self.slots[*index as usize].connection.as_ref())
+            .filter_map(|index| self.slots.at(*index))
             .filter_map(|connection| connection.link.as_ref())
     }
 
     fn id(&self, index: u32) -> ConnectionId {
-        ConnectionId { index, generation: self.slots[index as usize].generation }
+        self.slots.id(index)
     }
 
     /// Checks, copies, and queues the completion. A refusal ends the connection; the poll that hands
@@ -256,7 +237,7 @@ impl ShmFabric {
     fn poll_pending(&mut self, events: &mut Events) {
         while let Some(event) = self.pending.pop_front() {
             if let Event::Disconnected { connection, .. } = &event {
-                self.release_slot(connection.index);
+                self.slots.release(connection.index);
             }
             events.push(event);
         }
@@ -295,9 +276,8 @@ impl ShmFabric {
         bytes: &mut usize,
         events: &mut Events,
     ) -> Option<DisconnectReason> {
-        let slot = &mut self.slots[index as usize];
-        let id = ConnectionId { index, generation: slot.generation };
-        let connection = slot.connection.as_mut()?;
+        let id = self.slots.id(index);
+        let connection = self.slots.at_mut(index)?;
         let link = connection.link.as_mut()?;
         if connection.fault {
             return Some(DisconnectReason::Protocol);
@@ -349,11 +329,7 @@ impl ShmFabric {
             let (next, wrapped) = key.overflowing_add(1);
             self.next_key = next.max(1);
             let used = self.keys_wrapped
-                && self
-                    .slots
-                    .iter()
-                    .filter_map(|slot| slot.connection.as_ref())
-                    .any(|connection| connection.local.contains(key));
+                && self.slots.iter().any(|connection| connection.local.contains(key));
             self.keys_wrapped |= wrapped;
             if !used {
                 return key;
@@ -374,6 +350,10 @@ impl Fabric for ShmFabric {
 
     fn scheme(&self, _connection: ConnectionId) -> &'static str {
         "shm"
+    }
+
+    fn is_short_of_places(&self, _connection: ConnectionId) -> bool {
+        are_few(self.slots.free(), self.slots.places())
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
@@ -405,9 +385,7 @@ impl Fabric for ShmFabric {
     }
 
     fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {
-        let slot = self.slots.get(connection.index as usize)?;
-        let found = slot.connection.as_ref().filter(|_| slot.generation == connection.generation);
-        found.and_then(|found| found.peer.clone())
+        self.slots.find(connection)?.peer.clone()
     }
 
     fn prepare(&mut self, _memory: &Arc<Mapping>) -> Result<(), FabricError> {
@@ -517,7 +495,7 @@ impl Fabric for ShmFabric {
             return;
         }
         while let Some(index) = self.dirty.pop() {
-            if let Some(connection) = &mut self.slots[index as usize].connection {
+            if let Some(connection) = self.slots.at_mut(index) {
                 connection.dirty = false;
                 connection.ring_doorbell();
                 if connection.has_unsent() {
@@ -549,7 +527,7 @@ impl Fabric for ShmFabric {
     fn disarm(&mut self) {
         self.armed = false;
         self.live_links().for_each(Link::disarm);
-        self.clear_timer();
+        self.timer.clear();
         self.next_socket_check = Time::ZERO;
     }
 
@@ -572,10 +550,6 @@ impl fmt::Debug for ShmFabric {
 
 impl Drop for ShmFabric {
     fn drop(&mut self) {
-        for slot in &mut self.slots {
-            if let Some(connection) = &mut slot.connection {
-                connection.close_orderly();
-            }
-        }
+        self.slots.iter_mut().for_each(Connection::close_orderly);
     }
 }

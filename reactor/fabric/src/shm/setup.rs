@@ -12,7 +12,7 @@ use std::time::Duration;
 use gannet_runtime::time::Time;
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
+use rustix::time::Timespec;
 
 use super::connection::{Connection, Link, State};
 use super::control::{Control, Refusal};
@@ -62,22 +62,17 @@ impl ShmFabric {
 
     pub(super) fn connect_to(&mut self, path: &Path) -> Result<ConnectionId, FabricError> {
         let limit = self.options.connections_max;
-        let Some(&index) = self.free.last() else {
+        let Some(index) = self.slots.claim() else {
             return Err(FabricError::Limit { what: "shm connections", limit });
         };
-        let mut connection = Connection::new(State::Dialling { path: path.to_path_buf() });
-        let dialled =
-            socket::dial(path).map_err(|error| system("connecting to", path, error.into()))?;
-        let failure = match dialled {
-            Dialled::Connected(socket) => self
-                .greet(index, &mut connection, socket)
-                .map_err(|source| system("connecting to", path, source))?,
-            Dialled::Later => None,
-            Dialled::Nobody | Dialled::Foreign => Some(DisconnectReason::Unreachable),
-            Dialled::Denied => Some(DisconnectReason::NotTrusted),
+        let (connection, failure) = match self.dial(index, path) {
+            Ok(dialled) => dialled,
+            Err(source) => {
+                self.slots.release(index);
+                return Err(system("connecting to", path, source));
+            }
         };
-        self.free.pop();
-        self.slots[index as usize].connection = Some(connection);
+        self.slots.put(index, connection);
         self.half_open.push(index);
         self.next_socket_check = Time::ZERO;
         let id = self.id(index);
@@ -86,6 +81,18 @@ impl ShmFabric {
             None => self.watch(index),
         }
         Ok(id)
+    }
+
+    /// A connection that was begun, and why it ends if it does so at once.
+    fn dial(&self, index: u32, path: &Path) -> io::Result<(Connection, Option<DisconnectReason>)> {
+        let mut connection = Connection::new(State::Dialling { path: path.to_path_buf() });
+        let failure = match socket::dial(path)? {
+            Dialled::Connected(socket) => self.greet(index, &mut connection, socket)?,
+            Dialled::Later => None,
+            Dialled::Nobody | Dialled::Foreign => Some(DisconnectReason::Unreachable),
+            Dialled::Denied => Some(DisconnectReason::NotTrusted),
+        };
+        Ok((connection, failure))
     }
 
     /// Starts the handshake over a connected socket; the reason if the peer is not acceptable.
@@ -114,7 +121,7 @@ impl ShmFabric {
     pub(super) fn end_locally(&mut self, index: u32, reason: DisconnectReason) {
         let id = self.id(index);
         self.unlist(index);
-        if let Some(connection) = &mut self.slots[index as usize].connection {
+        if let Some(connection) = self.slots.at_mut(index) {
             // Everything but the place in the table goes now.
             *connection = Connection::new(State::Ended);
         }
@@ -124,21 +131,21 @@ impl ShmFabric {
     /// Ends a connection inside `poll`, where its completions have been handed out.
     pub(super) fn finish(&mut self, index: u32, reason: DisconnectReason, events: &mut Events) {
         let id = self.id(index);
-        if let Some(connection) = &mut self.slots[index as usize].connection {
+        if let Some(connection) = self.slots.at_mut(index) {
             match reason {
                 DisconnectReason::Protocol => connection.close_violated(),
                 _ => connection.close_orderly(),
             }
         }
         self.unlist(index);
-        self.release_slot(index);
+        self.slots.release(index);
         events.push(Event::Disconnected { connection: id, reason });
     }
 
     /// Forgets an accepted connection that its user never heard of.
     fn forget(&mut self, index: u32) {
         self.unlist(index);
-        self.release_slot(index);
+        self.slots.release(index);
     }
 
     fn unlist(&mut self, index: u32) {
@@ -147,13 +154,6 @@ impl ShmFabric {
                 list.swap_remove(position);
             }
         }
-    }
-
-    pub(super) fn release_slot(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        slot.connection = None;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
     }
 
     fn is_trusted(&self, peer: &PeerIdentity) -> bool {
@@ -206,7 +206,7 @@ impl ShmFabric {
         let mut awaited = false;
         for position in 0..self.live.len() {
             let index = self.live[position];
-            let Some(connection) = &self.slots[index as usize].connection else { continue };
+            let Some(connection) = self.slots.at(index) else { continue };
             awaited |= connection.local.awaited() > 0
                 || connection.remote.releasing() > 0
                 || connection.has_unsent();
@@ -236,12 +236,12 @@ impl ShmFabric {
         let accepted_half_open = self
             .half_open
             .iter()
-            .filter_map(|index| self.slots[*index as usize].connection.as_ref())
+            .filter_map(|index| self.slots.at(*index))
             .filter(|connection| matches!(connection.state, State::AwaitingHello))
             .count();
         let refusal = if !self.is_trusted(&peer) {
             Some(Refusal::NotTrusted)
-        } else if self.free.is_empty() || accepted_half_open >= self.options.half_open_max {
+        } else if self.slots.free() == 0 || accepted_half_open >= self.options.half_open_max {
             Some(Refusal::Full)
         } else {
             None
@@ -251,18 +251,18 @@ impl ShmFabric {
             let _sent = socket::send(&socket, Control::Refused(refusal), None);
             return;
         }
-        let Some(index) = self.free.pop() else { return };
+        let Some(index) = self.slots.claim() else { return };
         let id = self.id(index);
         let data = epoll::EventData::new_u64(token(id));
         if epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN).is_err() {
-            self.free.push(index);
+            self.slots.release(index);
             return;
         }
         let mut connection = Connection::new(State::AwaitingHello);
         connection.peer = Some(peer);
         connection.socket = Some(socket);
         connection.deadline = Some(now + self.options.handshake_timeout);
-        self.slots[index as usize].connection = Some(connection);
+        self.slots.put(index, connection);
         self.half_open.push(index);
         // The greeting usually is there already.
         self.service_connection(token(id), events);
@@ -297,7 +297,7 @@ impl ShmFabric {
         let mut position = 0;
         while let Some(&index) = self.half_open.get(position) {
             let timeout = self.options.handshake_timeout;
-            let Some(connection) = &mut self.slots[index as usize].connection else { return };
+            let Some(connection) = self.slots.at_mut(index) else { return };
             let expired = now >= *connection.deadline.get_or_insert(now + timeout);
             let outcome = match &connection.state {
                 State::Dialling { .. } if expired => Some(DisconnectReason::Unreachable),
@@ -321,7 +321,7 @@ impl ShmFabric {
     }
 
     fn redial(&mut self, index: u32, path: &Path) -> Option<DisconnectReason> {
-        let mut connection = self.slots[index as usize].connection.take()?;
+        let mut connection = self.slots.take(index)?;
         let outcome = match socket::dial(path) {
             Ok(Dialled::Connected(socket)) => self
                 .greet(index, &mut connection, socket)
@@ -330,7 +330,7 @@ impl ShmFabric {
             Ok(Dialled::Denied) => Some(DisconnectReason::NotTrusted),
             Ok(Dialled::Nobody | Dialled::Foreign) | Err(_) => Some(DisconnectReason::Unreachable),
         };
-        self.slots[index as usize].connection = Some(connection);
+        self.slots.put(index, connection);
         self.watch(index);
         outcome
     }
@@ -460,7 +460,7 @@ impl ShmFabric {
             self.half_open.swap_remove(position);
         }
         self.live.push(index);
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(connection) = self.slots.at_mut(index) else { return };
         connection.state = State::Established;
         connection.deadline = None;
         if let (true, Some(link)) = (self.armed, &connection.link) {
@@ -473,7 +473,7 @@ impl ShmFabric {
         let unsent_max = self.options.unsent_max();
         for position in 0..self.live.len() {
             let index = self.live[position];
-            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            let Some(connection) = self.slots.at_mut(index) else { continue };
             if connection.remote.releasing() == 0 || !matches!(connection.state, State::Established)
             {
                 continue;
@@ -497,7 +497,7 @@ impl ShmFabric {
     /// Watches a socket for room exactly while something waits for it.
     fn watch(&mut self, index: u32) {
         let id = self.id(index);
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(connection) = self.slots.at_mut(index) else { return };
         let wanted = connection.has_unsent();
         let Some(socket) = &connection.socket else { return };
         if wanted == connection.watched_for_room {
@@ -513,42 +513,14 @@ impl ShmFabric {
 
     /// Lets the descriptors become readable when the next deadline passes: the reactor may sleep.
     fn set_timer(&mut self, now: Time) {
-        let connections = self
-            .half_open
-            .iter()
-            .filter_map(|index| self.slots[*index as usize].connection.as_ref())
-            .filter_map(|connection| match connection.state {
-                State::Dialling { .. } => Some(now + REDIAL_AFTER),
-                _ => connection.deadline,
-            });
+        let deadline = |index: &u32| match self.slots.at(*index)? {
+            Connection { state: State::Dialling { .. }, .. } => Some(now + REDIAL_AFTER),
+            other => other.deadline,
+        };
+        let connections = self.half_open.iter().filter_map(deadline);
         let listeners = self.listening.iter().filter_map(|listening| listening.paused_until);
-        let Some(next) = connections.chain(listeners).min() else {
-            self.clear_timer();
-            return;
-        };
-        // Zero would mean never.
-        self.set_timer_after(next.since(now).max(Duration::from_nanos(1)));
-        self.timer_set = true;
-    }
-
-    pub(super) fn clear_timer(&mut self) {
-        if self.timer_set {
-            self.set_timer_after(Duration::ZERO);
-            self.timer_set = false;
-        }
-    }
-
-    fn set_timer_after(&self, after: Duration) {
-        let value = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec {
-                tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: after.subsec_nanos().into(),
-            },
-        };
-        let flags = TimerfdTimerFlags::empty();
-        // A timer takes every valid time; without it a deadline is merely noticed later.
-        let _set = rustix::time::timerfd_settime(&self.timer, flags, &value);
+        let next = connections.chain(listeners).min();
+        self.timer.set(next.unwrap_or(Time::NEVER));
     }
 }
 

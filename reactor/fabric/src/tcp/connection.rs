@@ -1,13 +1,14 @@
 //! One connection.
 //!
 //! ```text
-//! connector:  Connecting -> AwaitingAnswer -> Established -> Closing -> Ending -> Over
-//! acceptor:                 AwaitingHello  -> Established -> Closing -> Ending -> Over
+//! connector:  Connecting -> AwaitingAnswer -> Established -> Closing -> Parting -> Ending -> Over
+//! acceptor:                 AwaitingHello  -> Established -> Closing -> Parting -> Ending -> Over
 //! ```
 //! `Closing`: this side ends the connection in order; what was posted is sent, with a last entry
-//! behind it, and the transfers under way complete. `Ending`: what the kernel still has of the
-//! connection's memory is taken back. `Over`: the event that says so is on its way; the socket may
-//! outlive the connection a little ([`super::setup`]).
+//! behind it, and the transfers under way complete. `Parting`: the peer ended it in order, and is sent
+//! what it is owed; nothing more is received. Either may be left out. `Ending`: what the kernel still
+//! has of the connection's memory is taken back. `Over`: the event that says so is on its way; the
+//! socket may outlive the connection ([`super::leaving`]).
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use gannet_runtime::time::Time;
 
 use super::TcpOptions;
+use super::held::Held;
 use super::incoming::{Incoming, Landing, Next};
 use super::outgoing::{Outgoing, OutgoingLimits};
 use super::regions::Regions;
@@ -23,7 +25,7 @@ use super::socket::SocketAddress;
 use super::transfers::Transfers;
 use super::wire::{Entry, GREETING_BYTES, Greeting, Violation};
 use crate::credits::{Class, Credits, Messages};
-use crate::{ConnectionId, DisconnectReason, Events, RemoteSlice};
+use crate::{ConnectionId, DisconnectReason, Events, RemoteSlice, Transfer};
 
 /// Writes that were placed after which it is said without waiting for something else to say.
 const PLACED_UNSAID_MAX: u32 = 64;
@@ -36,6 +38,7 @@ pub(super) enum State {
     AwaitingHello,
     Established,
     Closing(DisconnectReason),
+    Parting(DisconnectReason),
     Ending(DisconnectReason),
     Over,
 }
@@ -57,6 +60,7 @@ pub(super) struct Link {
     pub(super) credits: Credits,
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
+    pub(super) held: Held,
     pub(super) transfers: Transfers,
     pub(super) regions: Regions,
     /// Writes of the peer that were placed, and how many of them it was told of.
@@ -92,15 +96,6 @@ pub(super) enum End {
     Goodbye,
 }
 
-/// Why nothing more of what arrived can be handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// More has to arrive.
-    Waits,
-    /// An answer to a read has to leave before.
-    Stalled,
-}
-
 impl Link {
     /// What a connection is from the greetings on.
     pub(super) fn new(options: &TcpOptions, peer: &Greeting) -> Link {
@@ -122,6 +117,7 @@ impl Link {
             credits,
             incoming: Incoming::new(checksums),
             outgoing: Outgoing::new(limits, checksums),
+            held: Held::new(limits),
             transfers: Transfers::new(transfers),
             regions: Regions::default(),
             placed: 0,
@@ -150,6 +146,40 @@ impl Link {
         self.placed != self.placed_said
     }
 
+    /// Writes of the peer that were placed.
+    pub(super) fn placed(&self) -> u32 {
+        self.placed
+    }
+
+    /// Posts a message, which has its credit. Whether there is something to be sent for it now.
+    #[inline]
+    pub(super) fn post_message(&mut self, message: &[u8]) -> bool {
+        let goes = self.held.is_empty();
+        if goes {
+            self.outgoing.push_message(message);
+        } else {
+            self.held.push_message(message);
+        }
+        goes
+    }
+
+    /// Posts a write or read, whose local range was checked and for which there is room. Whether there
+    /// is something to be sent for it now.
+    #[inline]
+    pub(super) fn post_transfer(&mut self, transfer: Transfer, writes: bool) -> bool {
+        let Link { held, outgoing, transfers, .. } = self;
+        let (remote, number) = (transfer.remote, transfers.next_number());
+        let goes = held.is_empty() && !(writes && transfers.is_read(number, remote));
+        let start = transfers.push(transfer, writes);
+        match (goes, writes) {
+            (true, true) => outgoing.push_write(start, remote),
+            (true, false) => outgoing.push_read(remote),
+            (false, true) => held.push_write(start, remote, number),
+            (false, false) => held.push_read(remote),
+        }
+        goes
+    }
+
     /// What is to be sent, closed for the kernel.
     #[inline]
     pub(super) fn launch(&mut self) -> &mut super::ring::Vectors {
@@ -159,13 +189,15 @@ impl Link {
         self.outgoing.launch(self.placed, returned)
     }
 
-    /// Whether a transfer of the peer may not touch this range yet.
-    fn blocked(outgoing: &Outgoing) -> impl Fn(*const u8, u32) -> bool {
-        |start, len_bytes| !start.is_null() && outgoing.serves_range(start, len_bytes)
+    /// Messages that the peer cannot have returned anything for.
+    #[inline]
+    fn unsent(&self) -> Messages {
+        let (open, held) = (self.outgoing.open_messages(), self.held.messages());
+        Messages { small: open.small + held.small, large: open.large + held.large }
     }
 
-    /// Handles what arrived. Messages are delivered unless the connection is closing, when writes of
-    /// the peer have no effect either.
+    /// Handles what arrived, until more has to arrive. Messages are delivered unless the connection is
+    /// closing, when writes of the peer have no effect either.
     ///
     /// # Errors
     /// Why the connection ends.
@@ -175,14 +207,13 @@ impl Link {
         id: ConnectionId,
         closing: bool,
         events: &mut Events,
-    ) -> Result<Progress, End> {
+    ) -> Result<(), End> {
         loop {
             if let Some(header) = self.incoming.begin_frame().map_err(End::Violation)? {
                 let returned =
                     Messages { small: header.small_returned, large: header.large_returned };
                 let overdrawn = Violation("it returns credits that it never had");
-                let unsent = self.outgoing.open_messages();
-                let taken = self.credits.returned(returned, unsent);
+                let taken = self.credits.returned(returned, self.unsent());
                 taken.map_err(|_| End::Violation(overdrawn))?;
                 let sent = self.outgoing.writes_sent;
                 self.transfers.placed(header.writes_placed, sent).map_err(End::Violation)?;
@@ -202,28 +233,22 @@ impl Link {
                 incoming.place_payload(header, place).map_err(End::Violation)?;
             }
             if !self.incoming.in_frame() {
-                return Ok(Progress::Waits);
+                return Ok(());
             }
-            if let Some(progress) = self.entries(id, closing, events)? {
-                return Ok(progress);
+            self.entries(id, closing, events)?;
+            if self.incoming.in_frame() {
+                return Ok(());
             }
         }
     }
 
-    /// Handles entries of the open frame; nothing when it is done.
+    /// Handles entries of the open frame, as far as they are there.
     #[inline]
-    fn entries(
-        &mut self,
-        id: ConnectionId,
-        closing: bool,
-        events: &mut Events,
-    ) -> Result<Option<Progress>, End> {
+    fn entries(&mut self, id: ConnectionId, closing: bool, events: &mut Events) -> Result<(), End> {
         loop {
-            let next = self.incoming.next(&Self::blocked(&self.outgoing));
-            let (entry, at) = match next.map_err(End::Violation)? {
+            let (entry, at) = match self.incoming.next().map_err(End::Violation)? {
                 Next::Entry(entry, at) => (entry, at),
-                Next::Nothing => return Ok(self.incoming.in_frame().then_some(Progress::Waits)),
-                Next::Stalled => return Ok(Some(Progress::Stalled)),
+                Next::Nothing => return Ok(()),
                 Next::Refused => return Err(End::Refusal(self.handled)),
             };
             match entry {
@@ -246,7 +271,13 @@ impl Link {
                 }
                 Entry::Read { .. } if closing => {}
                 Entry::Read { remote } => self.serve(remote)?,
-                Entry::ReadAnswer { .. } => self.transfers.answered(),
+                Entry::ReadAnswer { .. } => {
+                    self.transfers.answered();
+                    if !self.held.is_empty() {
+                        let Link { held, outgoing, transfers, .. } = self;
+                        held.release(outgoing, |number, remote| transfers.is_read(number, remote));
+                    }
+                }
                 Entry::Refused { transfer } => {
                     if !self.transfers.has(transfer) {
                         let what = "it refuses a transfer that is not under way";
@@ -279,8 +310,7 @@ impl Link {
     /// What the kernel is to be asked for next.
     #[inline]
     pub(super) fn request(&mut self, sink: &mut [u8]) -> (&mut super::ring::Vectors, bool) {
-        let Link { incoming, outgoing, .. } = self;
-        incoming.request(&Self::blocked(outgoing), sink)
+        self.incoming.request(sink)
     }
 
     /// Takes a key back, with its windows. True if the memory can still be reached by a transfer that
@@ -341,6 +371,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Whether it is among those that owe an answer.
     pub(super) owing: bool,
+    /// What is left of it at its end is to be delivered without it.
+    pub(super) delivers: bool,
     /// What the kernel has of it.
     pub(super) receiving: bool,
     pub(super) sending: bool,
@@ -363,6 +395,7 @@ impl Connection {
             listens_later: false,
             dirty: false,
             owing: false,
+            delivers: false,
             receiving: false,
             sending: false,
             connecting: false,

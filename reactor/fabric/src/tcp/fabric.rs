@@ -2,23 +2,23 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use gannet_runtime::memory::{Mapping, Slice};
 use gannet_runtime::time::Time;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 
 use super::TcpOptions;
-use super::connection::{Connection, End, Progress, State};
+use super::connection::{Connection, End, State};
+use super::leaving::Leaving;
+use super::listeners::Listener;
 use super::ring::{Answer, Operation, Ring};
-use super::setup::{Leaving, Listener};
 use super::wire::{Entry, GREETING_BYTES, TRANSFER_BYTES_MAX};
 use crate::credits::Class;
+use crate::names::Names;
+use crate::slots::{Slots, are_few};
+use crate::timer::Timer;
 use crate::{
     Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
     FabricError, Key, LARGE_MESSAGE_BYTES, PeerIdentity, PostError, Refused, Registration,
@@ -38,24 +38,23 @@ const ANSWER_WITHIN: Duration = Duration::from_micros(200);
 const BUSY_WITHIN: Duration = Duration::from_micros(100);
 /// How many connections are asked so.
 const DIRECT_MAX: usize = 4;
+/// How long a sleeper waits before it offers the kernel once more what that could not take.
+const SUBMIT_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// What nobody wants to have goes here.
 const SINK_BYTES: usize = 64 * 1024;
-
-/// A place in the table of connections.
-pub(super) struct Slot {
-    pub(super) generation: u32,
-    pub(super) connection: Option<Box<Connection>>,
-    /// Whether it is among those with a deadline.
-    pub(super) timed: bool,
-}
 
 /// The tcp provider of one reactor. See the module.
 pub struct TcpFabric {
     pub(super) options: TcpOptions,
     pub(super) ring: Ring,
-    pub(super) slots: Vec<Slot>,
-    pub(super) free: Vec<u32>,
+    pub(super) slots: Slots<Box<Connection>>,
     pub(super) listeners: Vec<Listener>,
+    /// A newcomer waits for a place.
+    pub(super) newcomer_waits: bool,
+    /// Names of peers that are being looked up.
+    pub(super) names: Names,
+    /// Connections that are being taken back or over, whose places are about to be free.
+    pub(super) ending: usize,
     /// Sockets whose connections are over, and which are read to their end.
     pub(super) leaving: Vec<Option<Leaving>>,
     /// Connections with something to be sent at the next flush.
@@ -65,6 +64,8 @@ pub struct TcpFabric {
     owing_since: Time,
     /// Places of connections with a deadline, each once.
     pub(super) timed: Vec<u32>,
+    /// Whether a place is among them; whoever had it before may be there still.
+    pub(super) is_timed: Vec<bool>,
     /// When the next deadline passes.
     pub(super) next_deadline: Time,
     /// Events that are not handed out yet.
@@ -75,7 +76,9 @@ pub struct TcpFabric {
     /// They were there at the last poll already.
     put_off_once: bool,
     /// Busy connections, asked at every poll without the ring.
-    direct: Vec<u32>,
+    pub(super) direct: Vec<u32>,
+    /// How far apart arrivals may be on a busy connection: [`BUSY_WITHIN`], but in tests.
+    pub(super) busy_within: Duration,
     /// One of them is being handled.
     handles_direct: bool,
     /// Payload is announced that may be there already.
@@ -84,8 +87,7 @@ pub struct TcpFabric {
     pub(super) sink: Box<[u8]>,
     next_key: u32,
     keys_wrapped: bool,
-    timer: OwnedFd,
-    timer_set: bool,
+    timer: Timer,
     armed: bool,
     /// The time of the last poll.
     pub(super) now: Time,
@@ -105,38 +107,34 @@ impl TcpFabric {
     /// descriptor cannot be had, with the remedy.
     pub fn new(options: TcpOptions) -> Result<TcpFabric, FabricError> {
         options.check()?;
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(|error| {
-            FabricError::System { what: "making a timer".to_owned(), source: error.into() }
-        })?;
         let places = options.connections_max;
         Ok(TcpFabric {
             ring: Ring::new()?,
-            slots: (0..places)
-                .map(|_| Slot { generation: 0, connection: None, timed: false })
-                .collect(),
-            // Lowest positions last, so that tables indexed by them stay small.
-            free: (0..places as u32).rev().collect(),
+            slots: Slots::new(places),
             listeners: Vec::new(),
+            newcomer_waits: false,
+            names: Names::new()?,
+            ending: 0,
             leaving: Vec::new(),
             dirty: Vec::with_capacity(places),
             owing: Vec::with_capacity(places),
             owing_since: Time::ZERO,
             timed: Vec::with_capacity(places),
+            is_timed: vec![false; places],
             next_deadline: Time::NEVER,
             pending: VecDeque::with_capacity(places + options.transfers_max),
             answers: Vec::with_capacity(ANSWERS_PER_ROUND),
             listening_later: Vec::with_capacity(places),
             put_off_once: false,
             direct: Vec::with_capacity(2 * DIRECT_MAX),
+            busy_within: BUSY_WITHIN,
             handles_direct: false,
             hot: false,
             received_bytes: 0,
             sink: vec![0; SINK_BYTES].into_boxed_slice(),
             next_key: 1,
             keys_wrapped: false,
-            timer,
-            timer_set: false,
+            timer: Timer::new()?,
             armed: false,
             now: Time::monotonic(),
             refusal_logged: None,
@@ -147,26 +145,20 @@ impl TcpFabric {
     /// Connections in the table: established, in set-up, or with an event still to be polled.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.used()
     }
 
     /// Ends like the process's death, without a word to the peers. For tests of what follows a
     /// crash.
     pub fn abandon(mut self) {
         self.take_back_everything();
-        for slot in &mut self.slots {
-            slot.connection = None;
-        }
+        self.slots.empty();
         self.dirty.clear();
     }
 
     #[inline]
     pub(super) fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.generation != id.generation {
-            return None;
-        }
-        slot.connection.as_deref_mut()
+        self.slots.find_mut(id).map(Box::as_mut)
     }
 
     #[inline]
@@ -176,17 +168,17 @@ impl TcpFabric {
 
     #[inline]
     pub(super) fn at(&mut self, index: u32) -> Option<&mut Connection> {
-        self.slots.get_mut(index as usize)?.connection.as_deref_mut()
+        self.slots.at_mut(index).map(Box::as_mut)
     }
 
     pub(super) fn id(&self, index: u32) -> ConnectionId {
-        ConnectionId { index, generation: self.slots[index as usize].generation }
+        self.slots.id(index)
     }
 
     /// Something is to be sent at the next flush.
     #[inline]
     pub(super) fn mark_dirty(&mut self, index: u32) {
-        if let Some(connection) = &mut self.slots[index as usize].connection
+        if let Some(connection) = self.slots.at_mut(index)
             && !connection.dirty
         {
             connection.dirty = true;
@@ -197,8 +189,9 @@ impl TcpFabric {
     /// Hands over what was collected, unless the kernel has something of the connection still.
     #[inline]
     pub(super) fn launch(&mut self, index: u32) {
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
-        let sends = matches!(connection.state, State::Established | State::Closing(_));
+        let Some(connection) = self.slots.at_mut(index) else { return };
+        let sends =
+            matches!(connection.state, State::Established | State::Closing(_) | State::Parting(_));
         if connection.sending || !sends {
             return;
         }
@@ -214,7 +207,7 @@ impl TcpFabric {
     /// Asks for more of a connection: at once if it probably is there, else behind what is sent next.
     #[inline]
     pub(super) fn request(&mut self, index: u32) {
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(connection) = self.slots.at_mut(index) else { return };
         let Some(link) = &connection.link else { return };
         if connection.receiving {
             return;
@@ -237,7 +230,7 @@ impl TcpFabric {
 
     #[inline]
     fn request_now(&mut self, index: u32) {
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(connection) = self.slots.at_mut(index) else { return };
         connection.listens_later = false;
         let receives = matches!(connection.state, State::Established | State::Closing(_));
         if connection.receiving || !receives {
@@ -260,7 +253,7 @@ impl TcpFabric {
             }
             let index = self.direct.swap_remove(position);
             for round in 1..=ROUNDS_PER_POLL {
-                let Some(connection) = &mut self.slots[index as usize].connection else { break };
+                let Some(connection) = self.slots.at_mut(index) else { break };
                 let receives = matches!(connection.state, State::Established | State::Closing(_));
                 if !std::mem::take(&mut connection.direct) || connection.receiving || !receives {
                     break;
@@ -313,13 +306,13 @@ impl TcpFabric {
     #[inline]
     pub(super) fn handle(&mut self, index: u32, events: &mut Events) {
         let id = self.id(index);
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(connection) = self.slots.at_mut(index) else { return };
         let closing = matches!(connection.state, State::Closing(_));
         let Some(link) = &mut connection.link else { return };
         let outcome = link.handle(id, closing, events);
         link.transfers.complete(id, |event| self.pending.push_back(event));
         match outcome {
-            Ok(progress) => {
+            Ok(()) => {
                 if link.outgoing.has_open() || link.should_answer() {
                     self.mark_dirty(index);
                 } else if link.owes_answer() && !connection.owing {
@@ -329,9 +322,7 @@ impl TcpFabric {
                     }
                     self.owing.push(index);
                 }
-                if progress == Progress::Waits {
-                    self.request(index);
-                }
+                self.request(index);
                 self.check_closing(index);
             }
             Err(End::Violation(violation)) => {
@@ -343,7 +334,7 @@ impl TcpFabric {
                 self.close(index, DisconnectReason::Protocol, Entry::Refused { transfer });
             }
             Err(End::Refused) => self.end(index, DisconnectReason::TransferRefused),
-            Err(End::Goodbye) => self.end(index, DisconnectReason::Remote),
+            Err(End::Goodbye) => self.part(index),
         }
     }
 
@@ -351,7 +342,7 @@ impl TcpFabric {
     #[inline]
     fn received(&mut self, answer: Answer, events: &mut Events) {
         let index = answer.index;
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(connection) = self.slots.at_mut(index) else { return };
         connection.receiving = false;
         if matches!(connection.state, State::AwaitingAnswer | State::AwaitingHello) {
             return self.greeted(index, answer.result, events);
@@ -363,8 +354,9 @@ impl TcpFabric {
         match (connection.state, answer.result) {
             (state, count @ 1..) => {
                 link.incoming.arrived(count as usize, answer.more);
-                let busy = self.now.since(connection.arrived) <= BUSY_WITHIN;
-                connection.direct_until = if busy { self.now + BUSY_WITHIN } else { Time::ZERO };
+                let busy = self.now.since(connection.arrived) <= self.busy_within;
+                let until = self.now + self.busy_within;
+                connection.direct_until = if busy { until } else { Time::ZERO };
                 connection.arrived = self.now;
                 self.received_bytes += count as usize;
                 if let State::Closing(_) = state {
@@ -390,7 +382,7 @@ impl TcpFabric {
     /// The stream is over without a goodbye, or broke.
     fn broken(&mut self, index: u32) {
         let reason = match self.at(index).map(|connection| connection.state) {
-            Some(State::Closing(reason)) => reason,
+            Some(State::Closing(reason) | State::Parting(reason)) => reason,
             _ => DisconnectReason::PeerLost,
         };
         self.end(index, reason);
@@ -398,16 +390,16 @@ impl TcpFabric {
 
     /// The kernel took something, or does not.
     #[inline]
-    fn sent(&mut self, answer: Answer, events: &mut Events) {
+    fn sent(&mut self, answer: Answer) {
         let index = answer.index;
         let id = self.id(index);
-        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let Some(connection) = self.slots.at_mut(index) else { return };
         connection.sending = false;
         let Some(link) = &mut connection.link else {
             return self.greeting_sent(index, answer.result);
         };
         if let State::Ending(_) = connection.state {
-            return self.finish_if_idle(index);
+            return self.sent_at_end(index, answer.result);
         }
         if link.greeting_under_way {
             link.greeting_under_way = false;
@@ -436,14 +428,8 @@ impl TcpFabric {
         link.left(|key| {
             pending.push_back(Event::Deregistered { connection: id, key: Key(key) });
         });
-        let goes_on = !matches!(connection.state, State::Closing(DisconnectReason::Protocol));
-        let stalled = goes_on && link.incoming.in_frame() && !connection.receiving;
         self.launch(index);
-        if stalled {
-            self.handle(index, events);
-        } else {
-            self.check_closing(index);
-        }
+        self.check_closing(index);
     }
 
     /// Handles the kernel's answers, and goes back for payload that is probably there.
@@ -457,10 +443,11 @@ impl TcpFabric {
             for answer in &answers {
                 match answer.operation {
                     Operation::Receive => self.received(*answer, events),
-                    Operation::Send => self.sent(*answer, events),
+                    Operation::Send => self.sent(*answer),
                     Operation::Connect => self.dialled(answer.index, answer.result),
                     Operation::Accept => self.accepted(answer.index, answer.result),
                     Operation::Discard => self.discarded(answer.index, answer.result),
+                    Operation::Deliver => self.delivered(answer.index, answer.result),
                     Operation::Cancel => {}
                 }
             }
@@ -475,7 +462,7 @@ impl TcpFabric {
     /// Lets those hear that wait for acknowledgements.
     fn answer_owing(&mut self) {
         while let Some(index) = self.owing.pop() {
-            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            let Some(connection) = self.slots.at_mut(index) else { continue };
             connection.owing = false;
             let owes = |link: &&mut super::connection::Link| link.owes_answer();
             if connection.established().filter(owes).is_some() {
@@ -486,7 +473,7 @@ impl TcpFabric {
 
     fn send_dirty(&mut self) {
         while let Some(index) = self.dirty.pop() {
-            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            let Some(connection) = self.slots.at_mut(index) else { continue };
             connection.dirty = false;
             if let (State::Established, Some(link)) = (connection.state, &mut connection.link) {
                 if !connection.sending {
@@ -510,7 +497,7 @@ impl TcpFabric {
                 && self
                     .slots
                     .iter()
-                    .filter_map(|slot| slot.connection.as_ref()?.link.as_ref())
+                    .filter_map(|connection| connection.link.as_ref())
                     .any(|link| link.regions.contains(key) || link.leaves(key));
             self.keys_wrapped |= wrapped;
             if !used {
@@ -538,14 +525,9 @@ impl TcpFabric {
         if link.transfers.is_full() {
             return Err(Refused { error: PostError::Full, transfer });
         }
-        let remote = transfer.remote;
-        let start = link.transfers.push(transfer, writes);
-        if writes {
-            link.outgoing.push_write(start, remote);
-        } else {
-            link.outgoing.push_read(remote);
+        if link.post_transfer(transfer, writes) {
+            self.mark_dirty(connection.index);
         }
-        self.mark_dirty(connection.index);
         Ok(())
     }
 
@@ -554,34 +536,19 @@ impl TcpFabric {
     }
 
     fn set_timer(&mut self) {
-        if self.next_deadline == Time::NEVER {
-            return self.clear_timer();
+        let mut deadline = self.next_deadline;
+        if self.ring.has_unsubmitted() {
+            // The kernel was short of something, and does not say when it has it again.
+            deadline = deadline.min(Time::monotonic() + SUBMIT_AGAIN_AFTER);
         }
-        let left = self.next_deadline.since(Time::monotonic()).max(Duration::from_nanos(1));
-        self.write_timer(left);
-        self.timer_set = true;
-    }
-
-    fn clear_timer(&mut self) {
-        if self.timer_set {
-            self.write_timer(Duration::ZERO);
-            self.timer_set = false;
-        }
-    }
-
-    fn write_timer(&self, left: Duration) {
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let it_value =
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let value = Itimerspec { it_interval: zero, it_value };
-        // A timer takes every valid time; without it a deadline is merely noticed later.
-        let _set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value);
+        self.timer.set(deadline);
     }
 
     /// Takes back from the kernel whatever it has of this value's memory.
     fn take_back_everything(&mut self) {
-        for index in 0..self.slots.len() as u32 {
-            let Some(connection) = &self.slots[index as usize].connection else { continue };
+        self.ring.forget_backlog();
+        for index in 0..self.slots.places() as u32 {
+            let Some(connection) = self.slots.at(index) else { continue };
             let operations = [
                 (connection.receiving, Operation::Receive),
                 (connection.sending, Operation::Send),
@@ -595,6 +562,7 @@ impl TcpFabric {
         }
         for index in 0..self.leaving.len() as u32 {
             self.ring.cancel(Operation::Discard, index);
+            self.ring.cancel(Operation::Deliver, index);
         }
         for index in 0..self.listeners.len() as u32 {
             self.ring.cancel(Operation::Accept, index);
@@ -602,17 +570,13 @@ impl TcpFabric {
         while self.ring.under_way() > 0 {
             if !self.ring.wait() {
                 // The kernel may still touch the memory: it must never be used again.
-                std::mem::forget(std::mem::take(&mut self.slots));
+                std::mem::forget(std::mem::replace(&mut self.slots, Slots::new(0)));
+                std::mem::forget(std::mem::take(&mut self.leaving));
                 std::mem::forget(std::mem::take(&mut self.sink));
                 return;
             }
             self.answers.clear();
             self.ring.take(&mut self.answers);
-            for answer in &self.answers {
-                if answer.operation == Operation::Accept {
-                    super::setup::close_accepted(answer.result);
-                }
-            }
         }
     }
 }
@@ -629,6 +593,14 @@ impl Fabric for TcpFabric {
 
     fn scheme(&self, _connection: ConnectionId) -> &'static str {
         "tcp"
+    }
+
+    fn is_short_of_places(&self, _connection: ConnectionId) -> bool {
+        let half_open = |index: &&u32| {
+            self.slots.at(**index).is_some_and(|found| found.state == State::AwaitingHello)
+        };
+        let waiting = self.timed.iter().filter(half_open).count();
+        are_few(self.slots.free() + waiting, self.slots.places())
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
@@ -653,9 +625,7 @@ impl Fabric for TcpFabric {
     }
 
     fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {
-        let slot = self.slots.get(connection.index as usize)?;
-        let found =
-            slot.connection.as_ref().filter(|_| slot.generation == connection.generation)?;
+        let found = self.slots.find(connection)?;
         found.peer.map(|peer| PeerIdentity::Network(peer.to_string()))
     }
 
@@ -703,10 +673,8 @@ impl Fabric for TcpFabric {
 
     fn deregister(&mut self, connection: ConnectionId, key: Key) {
         let deadline = Time::monotonic() + self.options.linger;
-        let slot = self.slots.get_mut(connection.index as usize);
-        let found = slot.filter(|slot| slot.generation == connection.generation);
-        let found = found.and_then(|slot| slot.connection.as_deref_mut());
-        let Some(link) = found.and_then(Connection::established) else { return };
+        let found = self.slots.find_mut(connection);
+        let Some(link) = found.and_then(|found| found.established()) else { return };
         let pending = &mut self.pending;
         let lands = link.end_key(key.0, deadline, |key| {
             pending.push_back(Event::Deregistered { connection, key: Key(key) });
@@ -729,8 +697,9 @@ impl Fabric for TcpFabric {
             return Err(PostError::Full);
         }
         link.credits.take(class);
-        link.outgoing.push_message(message);
-        self.mark_dirty(connection.index);
+        if link.post_message(message) {
+            self.mark_dirty(connection.index);
+        }
         Ok(())
     }
 
@@ -772,6 +741,9 @@ impl Fabric for TcpFabric {
         if !self.listening_later.is_empty() && std::mem::replace(&mut self.put_off_once, true) {
             self.request_all();
         }
+        if self.names.has_answers() {
+            self.take_names();
+        }
         if self.ring.has_unsubmitted() || self.ring.has_answers() {
             self.poll_ring(events);
         }
@@ -787,6 +759,9 @@ impl Fabric for TcpFabric {
         }
         if now >= self.next_deadline {
             self.check_deadlines(now);
+        }
+        if self.newcomer_waits && (self.slots.free() > 0 || self.ending == 0) {
+            self.seat_waiting();
         }
         if self.armed {
             // The user may go to sleep without another flush.
@@ -820,12 +795,13 @@ impl Fabric for TcpFabric {
 
     fn disarm(&mut self) {
         self.armed = false;
-        self.clear_timer();
+        self.timer.clear();
     }
 
     fn wake_descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
         visit(self.ring.descriptor());
         visit(self.timer.as_fd());
+        visit(self.names.as_fd());
     }
 }
 
@@ -844,7 +820,7 @@ impl Drop for TcpFabric {
     /// Says goodbye to the peers, as far as their sockets take it at once, and takes everything back
     /// from the kernel.
     fn drop(&mut self) {
-        for index in 0..self.slots.len() as u32 {
+        for index in 0..self.slots.places() as u32 {
             if let Some(connection) = self.at(index)
                 && let State::Established = connection.state
             {

@@ -34,8 +34,6 @@ pub(super) struct Landing {
     len_bytes: u32,
     left: u32,
     checksum: u32,
-    /// Reads of the same frame in front of it.
-    reads_before: u32,
     /// For a write of the peer: its key, and what keeps the memory mapped.
     pub(super) key: Option<(u32, Arc<Mapping>)>,
     refused: bool,
@@ -65,7 +63,6 @@ impl Landing {
             len_bytes: 0,
             left: 0,
             checksum: 0,
-            reads_before: 0,
             key: None,
             refused: false,
         }
@@ -88,8 +85,6 @@ struct Frame {
     /// The next entry, and the end of the entries.
     next: usize,
     control_end: usize,
-    /// Reads among the entries that are done.
-    reads: u32,
 }
 
 /// What stands next in the stream.
@@ -100,12 +95,7 @@ pub(super) enum Next {
     Entry(Entry, usize),
     /// A write that was not permitted.
     Refused,
-    /// Payload that must not land before an answer to a read is sent.
-    Stalled,
 }
-
-/// Whether a landing must wait: asked with its range.
-pub(super) type Blocked<'a> = &'a dyn Fn(*const u8, u32) -> bool;
 
 /// What arrives on a connection. See the module.
 pub(super) struct Incoming {
@@ -191,7 +181,7 @@ impl Incoming {
         };
         self.data = self.start + whole;
         let next = self.start + HEADER_BYTES;
-        self.frame = Some(Frame { next, control_end: self.data, reads: 0 });
+        self.frame = Some(Frame { next, control_end: self.data });
         Ok(Some(header))
     }
 
@@ -205,17 +195,13 @@ impl Incoming {
         mut place: impl FnMut(Entry) -> Result<Landing, Violation>,
     ) -> Result<(), Violation> {
         let Some(frame) = self.frame else { return Ok(()) };
-        let (mut at, mut payload_bytes, mut reads_before) = (frame.next, 0u64, 0);
+        let (mut at, mut payload_bytes) = (frame.next, 0u64);
         while at < frame.control_end {
             let (entry, len, payload) = Entry::read(&self.staging[at..frame.control_end])?;
             at += len;
             payload_bytes += u64::from(payload);
             let checksum = match entry {
                 Entry::Write { checksum, .. } | Entry::ReadAnswer { checksum, .. } => checksum,
-                Entry::Read { .. } => {
-                    reads_before += 1;
-                    continue;
-                }
                 _ => continue,
             };
             // Also where there is none: answers belong to reads in order.
@@ -225,7 +211,6 @@ impl Incoming {
                     len_bytes: payload,
                     left: payload,
                     checksum,
-                    reads_before,
                     ..landing
                 });
             }
@@ -241,7 +226,7 @@ impl Incoming {
     /// # Errors
     /// What the peer did wrong.
     #[inline]
-    pub(super) fn next(&mut self, blocked: Blocked<'_>) -> Result<Next, Violation> {
+    pub(super) fn next(&mut self) -> Result<Next, Violation> {
         let Some(frame) = &mut self.frame else { return Ok(Next::Nothing) };
         if frame.next == frame.control_end {
             self.frame = None;
@@ -258,9 +243,6 @@ impl Incoming {
         {
             if landing.refused {
                 return Ok(Next::Refused);
-            }
-            if landing.left > 0 && blocked(landing.next(), landing.left) {
-                return Ok(Next::Stalled);
             }
             let there = (self.end - self.data).min(landing.left as usize);
             if there > 0 && !landing.start.is_null() {
@@ -283,7 +265,6 @@ impl Incoming {
             self.landings.pop_front();
         }
         frame.next += len;
-        frame.reads += u32::from(matches!(entry, Entry::Read { .. }));
         Ok(Next::Entry(entry, at))
     }
 
@@ -307,11 +288,7 @@ impl Incoming {
     /// What the kernel is to be asked for next, and whether it should wait for the socket first.
     /// `sink` takes what nobody wants.
     #[inline]
-    pub(super) fn request(
-        &mut self,
-        blocked: Blocked<'_>,
-        sink: &mut [u8],
-    ) -> (&mut Vectors, bool) {
+    pub(super) fn request(&mut self, sink: &mut [u8]) -> (&mut Vectors, bool) {
         debug_assert!(!self.under_way, "one request at a time");
         self.vectors.clear();
         self.landing_bytes = 0;
@@ -325,9 +302,9 @@ impl Incoming {
             }
             Some(_) => self.expected.unwrap_or(HEADER_BYTES).min(self.staging.len() - self.end),
         };
-        if let Some(frame) = self.frame {
+        if self.frame.is_some() {
             for (number, landing) in self.landings.iter().enumerate() {
-                let mut waits = landing.refused || landing.reads_before > frame.reads;
+                let mut waits = landing.refused;
                 if self.checksums && !waits {
                     // Each is checked before the next one changes the same bytes.
                     let mut before = self.landings.iter().take(number);
@@ -335,7 +312,7 @@ impl Incoming {
                 }
                 // At the first one this was asked before.
                 let later = self.landing_bytes > 0;
-                if later && (waits || blocked(landing.next(), landing.left)) {
+                if later && waits {
                     room = 0;
                     break;
                 }

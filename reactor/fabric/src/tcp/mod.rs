@@ -24,15 +24,26 @@
 //! connection takes everything back from the kernel before it is told.
 //!
 //! **Order.** Everything takes effect in the order of posting. An answer to a read leaves later than
-//! the read is handled, so a later write of the peer into the same bytes waits for it.
+//! the read is handled, so a write behind the read into the same bytes is not sent before the answer
+//! is there, nor is anything behind it ([`held`]). Whatever arrives is taken at once, so two ends that
+//! have much to say to each other never wait for each other.
+//!
+//! **Ends.** A connection ends in order with a goodbye behind everything that was posted. Who hears it
+//! still sends what it owes: acknowledgements and answers. Memory is given back within
+//! [`TcpOptions::linger`]; messages that the peer takes slowly are delivered without the connection
+//! ([`leaving`]).
 //!
 //! **Dead peers.** The kernel probes idle connections and gives up those whose peer acknowledges
 //! nothing for [`TcpOptions::peer_timeout`]; an idle fabric makes no wake-ups of its own. A stream
 //! that ends without a goodbye is a lost peer.
 
 mod connection;
+mod ending;
 mod fabric;
+mod held;
 mod incoming;
+mod leaving;
+mod listeners;
 mod memory;
 mod options;
 mod outgoing;

@@ -30,9 +30,16 @@ pub struct TcpOptions {
     pub connect_timeout: Duration,
     /// How long a peer may take for its part of the handshake after it connected.
     pub handshake_timeout: Duration,
-    /// How long an orderly end waits for what was posted before: until the kernel has it, and until
-    /// this side's writes and reads are done.
+    /// How long an orderly end keeps the owners of memory waiting: for what was posted before to be
+    /// taken by the kernel, for this side's writes and reads to be done, for answers to the peer's
+    /// reads to leave. Then the end is told, and so is what became of the transfers. Messages are not
+    /// lost by that where the peer is merely slow: they go on being delivered, except those behind a
+    /// write or answer of which a part is left, and those that wait behind a read which is not answered.
     pub linger: Duration,
+    /// How long, from then on, the peer may take for such messages as long as it takes some of them
+    /// within each `peer_timeout`. Nobody waits for it, but it costs a descriptor, and as much memory
+    /// as the messages.
+    pub delivery_timeout: Duration,
     /// A peer that acknowledges nothing for so long, or takes nothing, is lost. An idle connection
     /// is probed by the kernel, so that a dead peer is noticed within about twice this time.
     pub peer_timeout: Duration,
@@ -54,6 +61,7 @@ impl Default for TcpOptions {
             connect_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(2),
             linger: Duration::from_millis(200),
+            delivery_timeout: Duration::from_secs(60),
             peer_timeout: Duration::from_secs(5),
             trusted_hosts: Vec::new(),
         }

@@ -83,6 +83,17 @@ impl Batch {
         self.frames.push(Frame { start, segments_start, payload_bytes });
         self.bytes.resize(start + HEADER_BYTES, 0);
     }
+
+    /// Drops the first frame's payload that has any, and all frames behind it.
+    fn cut_off_payload(&mut self) {
+        if let Some(last) = self.frames.iter().position(|frame| frame.payload_bytes > 0) {
+            let end = self.frames.get(last + 1).map_or(self.bytes.len(), |next| next.start);
+            self.frames.truncate(last + 1);
+            self.bytes.truncate(end);
+        }
+        self.segments.clear();
+        self.served = 0;
+    }
 }
 
 /// Bounds of what may wait at a time.
@@ -142,6 +153,11 @@ impl Outgoing {
 
     pub(super) fn is_idle(&self) -> bool {
         !self.under_way && self.open.frames.is_empty()
+    }
+
+    /// Whether something is left, of which the kernel has nothing.
+    pub(super) fn has_rest(&self) -> bool {
+        !self.vectors.is_empty() || self.has_open()
     }
 
     #[inline]
@@ -218,24 +234,11 @@ impl Outgoing {
         self.open.served + self.flying.served
     }
 
-    fn served(&self) -> impl Iterator<Item = (&Segment, u32)> {
-        let segments = self.open.segments.iter().chain(&self.flying.segments);
-        segments.filter_map(|segment| Some((segment, segment.served.as_ref()?.0)))
-    }
-
     /// Whether an answer to a read that is still to be sent was asked for by this key.
     pub(super) fn serves_key(&self, key: u32) -> bool {
-        self.serving() > 0 && self.served().any(|(_, served)| served == key)
-    }
-
-    /// Whether an answer to a read that is still to be sent has bytes in this range.
-    pub(super) fn serves_range(&self, start: *const u8, len_bytes: u32) -> bool {
-        let (from, end) = (start.addr(), start.addr() + len_bytes as usize);
-        self.serving() > 0
-            && self.served().any(|(segment, _)| {
-                let (other, other_len) = (segment.start.addr(), segment.len_bytes as usize);
-                other < end && from < other + other_len
-            })
+        let by_it = |segment: &Segment| segment.served.as_ref().is_some_and(|(by, _)| *by == key);
+        let mut segments = self.open.segments.iter().chain(&self.flying.segments);
+        self.serving() > 0 && segments.any(by_it)
     }
 
     /// Closes what was collected and returns it for the kernel; nothing is under way. `writes_placed`
@@ -294,9 +297,26 @@ impl Outgoing {
         None
     }
 
-    /// The kernel let go of what it had, and the connection is over.
-    pub(super) fn gave_up(&mut self) {
+    /// Memory that is not this value's own goes back to its owners, and the kernel has none of it.
+    /// What stands in front of the first byte of it remains to be sent.
+    pub(super) fn cut_off_payload(&mut self) {
         self.under_way = false;
-        self.flying.clear();
+        let own = self.flying.bytes.as_ptr_range();
+        let cut = self.vectors.cut_at(|start| !own.contains(&start));
+        self.flying.segments.clear();
+        self.flying.served = 0;
+        if cut {
+            self.open.clear();
+        }
+        self.open.cut_off_payload();
+    }
+
+    /// What remains to be sent, for the kernel, which has nothing.
+    pub(super) fn rest(&mut self, writes_placed: u32) -> Option<&mut Vectors> {
+        if !self.vectors.is_empty() {
+            self.under_way = true;
+            return Some(&mut self.vectors);
+        }
+        self.has_open().then(|| self.launch(writes_placed, Messages::default()))
     }
 }

@@ -2,11 +2,21 @@
 //!
 //! Operations name a connection by its position. At most one of a kind is under way per position, so
 //! the pair finds its owner; the owner keeps what the kernel was given until the answer is taken.
+//!
+//! The kernel may be short of what it needs to take requests. They then stay, in their order, in the
+//! submission queue and behind it in a backlog, and every later [`Ring::submit`] hands over as much
+//! as it can. Since an owner has no second request of a kind before the first one's answer, the
+//! backlog is bounded by what the fabric may have under way. Nothing but a later call brings them to
+//! the kernel: whoever sleeps while there are some has to wake up by itself.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
+use gannet_runtime::time::Time;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::FabricError;
 
@@ -16,8 +26,12 @@ const SUBMISSIONS: u32 = 1024;
 const ANSWERS: u32 = 4096;
 /// `IORING_RECVSEND_POLL_FIRST`: do not even try before the socket says that it has something.
 const POLL_FIRST: u16 = 1;
-/// How often the kernel is asked again when it cannot take requests for want of resources.
+/// How often a call enters the kernel until it has all requests, where it took some of them.
 const SUBMIT_ATTEMPTS_MAX: usize = 8;
+/// How long the end of a fabric waits for a kernel that is short of resources, and how long for
+/// answers before it asks again.
+const SHORTAGE_MAX: Duration = Duration::from_secs(1);
+const WAIT_BETWEEN: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +42,23 @@ pub(super) enum Operation {
     Send,
     /// A connection.
     Connect,
-    /// A connection at a listener.
+    /// Somebody who can be accepted at a listener.
     Accept,
     /// Bytes of a connection that is over, which nobody wants.
     Discard,
+    /// Bytes that are left of a connection that is over.
+    Deliver,
     /// The end of another operation. Its own answer says nothing.
     Cancel,
 }
 
-const OPERATIONS: [Operation; 6] = [
+const OPERATIONS: [Operation; 7] = [
     Operation::Receive,
     Operation::Send,
     Operation::Connect,
     Operation::Accept,
     Operation::Discard,
+    Operation::Deliver,
     Operation::Cancel,
 ];
 
@@ -50,7 +67,7 @@ const OPERATIONS: [Operation; 6] = [
 pub(super) struct Answer {
     pub(super) operation: Operation,
     pub(super) index: u32,
-    /// A number of bytes, a descriptor, or a negative errno.
+    /// A number of bytes, what a listener is ready for, or a negative errno.
     pub(super) result: i32,
     /// Whether a socket has more to be received.
     pub(super) more: bool,
@@ -106,6 +123,15 @@ impl Vectors {
         self.list.len() >= VECTORS_MAX
     }
 
+    /// Drops the first range whose start `ends` picks, and all behind it. Whether there was one.
+    pub(super) fn cut_at(&mut self, ends: impl Fn(*const u8) -> bool) -> bool {
+        let cut = self.rest().iter().position(|range| ends(range.iov_base.cast_const().cast()));
+        if let Some(cut) = cut {
+            self.list.truncate(self.first + cut);
+        }
+        cut.is_some()
+    }
+
     /// So many bytes are done.
     pub(super) fn advance(&mut self, mut len_bytes: usize) {
         while let Some(next) = self.list.get_mut(self.first) {
@@ -155,10 +181,14 @@ impl Vectors {
 /// A fabric's io_uring. See the module.
 pub(super) struct Ring {
     ring: IoUring,
-    /// Answers that were taken to make room.
-    early: Vec<Answer>,
+    /// Requests that found no place in the submission queue, which the kernel did not empty.
+    backlog: VecDeque<squeue::Entry>,
+    /// Requests that the kernel does not have yet, those of the backlog included.
     unsubmitted: usize,
     under_way: usize,
+    /// What the kernel answers instead of taking requests.
+    #[cfg(test)]
+    pub(super) refusal: Option<i32>,
 }
 
 impl Ring {
@@ -174,7 +204,14 @@ impl Ring {
             }
             match builder.build(SUBMISSIONS) {
                 Ok(ring) => {
-                    return Ok(Ring { ring, early: Vec::new(), unsubmitted: 0, under_way: 0 });
+                    return Ok(Ring {
+                        ring,
+                        backlog: VecDeque::with_capacity(SUBMISSIONS as usize),
+                        unsubmitted: 0,
+                        under_way: 0,
+                        #[cfg(test)]
+                        refusal: None,
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => failed = error,
                 Err(error) => return Err(refused(error)),
@@ -197,7 +234,7 @@ impl Ring {
     /// Whether there are answers, or the kernel has some to give at the next call.
     #[inline]
     pub(super) fn has_answers(&mut self) -> bool {
-        !self.ring.completion().is_empty() || self.kernel_waits() || !self.early.is_empty()
+        !self.ring.completion().is_empty() || self.kernel_waits()
     }
 
     #[inline]
@@ -233,6 +270,22 @@ impl Ring {
     }
 
     pub(super) fn send(&mut self, index: u32, socket: BorrowedFd<'_>, from: &mut Vectors) {
+        self.send_as(Operation::Send, index, socket, from);
+    }
+
+    /// Sends what is left of a connection that is over.
+    pub(super) fn deliver(&mut self, index: u32, socket: BorrowedFd<'_>, from: &mut Vectors) {
+        self.send_as(Operation::Deliver, index, socket, from);
+    }
+
+    #[inline]
+    fn send_as(
+        &mut self,
+        operation: Operation,
+        index: u32,
+        socket: BorrowedFd<'_>,
+        from: &mut Vectors,
+    ) {
         let socket = types::Fd(socket.as_raw_fd());
         // The kernel goes on by itself after a part.
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
@@ -244,7 +297,7 @@ impl Ring {
             }
             _ => opcode::SendMsg::new(socket, from.message()).flags(flags.cast_unsigned()).build(),
         };
-        self.push(entry, Operation::Send, index);
+        self.push(entry, operation, index);
     }
 
     /// `address` stays in place until the answer.
@@ -259,10 +312,10 @@ impl Ring {
         self.push(entry.build(), Operation::Connect, index);
     }
 
+    /// Asks to be told when somebody can be accepted.
     pub(super) fn accept(&mut self, index: u32, listener: BorrowedFd<'_>) {
-        let none = std::ptr::null_mut();
-        let entry = opcode::Accept::new(types::Fd(listener.as_raw_fd()), none, none.cast())
-            .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
+        let listener = types::Fd(listener.as_raw_fd());
+        let entry = opcode::PollAdd::new(listener, u32::from(libc::POLLIN.cast_unsigned()));
         self.push(entry.build(), Operation::Accept, index);
     }
 
@@ -281,52 +334,101 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry, operation: Operation, index: u32) {
         let entry = entry.user_data(token(operation, index));
-        loop {
-            // SAFETY: what the entry points to belongs to the owner of the operation, who keeps it
-            // until the answer; `TcpFabric::drop` waits for all answers, or gives the memory up.
-            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
-                self.unsubmitted += 1;
-                self.under_way += 1;
+        self.unsubmitted += 1;
+        self.under_way += 1;
+        if self.backlog.is_empty() {
+            if self.offer(&entry) {
                 return;
             }
             self.submit();
-            if self.unsubmitted > 0 {
-                // The kernel may want its answers to be taken first.
-                let entries = self.ring.completion();
-                self.early.extend(entries.filter_map(|entry| Answer::read(&entry)));
-            }
-        }
-    }
-
-    /// Hands all requests to the kernel, and lets it deliver answers that wait.
-    pub(super) fn submit(&mut self) {
-        for _ in 0..SUBMIT_ATTEMPTS_MAX {
-            match self.ring.submit() {
-                Ok(count) => self.unsubmitted = self.unsubmitted.saturating_sub(count),
-                Err(error) if is_transient(&error) => {}
-                Err(error) => panic!("io_uring_enter refused well-formed entries: {error}"),
-            }
-            if self.unsubmitted == 0 {
+            if self.offer(&entry) {
                 return;
             }
         }
+        self.backlog.push_back(entry);
     }
 
-    /// Waits until there is an answer. False if the kernel cannot be asked.
-    pub(super) fn wait(&mut self) -> bool {
-        match self.ring.submit_and_wait(1) {
-            Ok(count) => self.unsubmitted = self.unsubmitted.saturating_sub(count),
-            Err(error) if is_transient(&error) => {}
-            Err(_) => return false,
+    /// Puts a request into the submission queue, if it has room.
+    #[inline]
+    fn offer(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: what the entry points to belongs to the owner of the operation, who keeps it
+        // until the answer; `TcpFabric::drop` waits for all answers, or gives the memory up.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    /// Moves what the submission queue has room for out of the backlog.
+    fn refill(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.offer(&entry) {
+                return self.backlog.push_front(entry);
+            }
         }
-        true
+    }
+
+    /// Enters the kernel with all requests of the submission queue, and waits for so many answers.
+    #[inline]
+    fn enter(&mut self, answers: usize) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(number) = self.refusal {
+            return Err(io::Error::from_raw_os_error(number));
+        }
+        let taken = self.ring.submit_and_wait(answers)?;
+        self.unsubmitted = self.unsubmitted.saturating_sub(taken);
+        Ok(())
+    }
+
+    /// Hands all requests to the kernel, or as many as it takes now, and lets it deliver answers that
+    /// wait.
+    pub(super) fn submit(&mut self) {
+        for _ in 0..SUBMIT_ATTEMPTS_MAX {
+            self.refill();
+            match self.enter(0) {
+                Ok(()) if self.unsubmitted == 0 => return,
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It may want its answers to be taken first, or has no memory.
+                Err(error) if is_transient(&error) => return,
+                Err(error) => panic!("io_uring_enter refused well-formed entries: {error}"),
+            }
+        }
+    }
+
+    /// Forgets the requests of the backlog: the kernel never heard of them, and nobody will wait for
+    /// their answers.
+    pub(super) fn forget_backlog(&mut self) {
+        let forgotten = self.backlog.len();
+        self.backlog.clear();
+        self.unsubmitted -= forgotten;
+        self.under_way -= forgotten;
+    }
+
+    /// Waits until there is an answer. False if the kernel cannot be asked, or did not have what it
+    /// needs for [`SHORTAGE_MAX`].
+    pub(super) fn wait(&mut self) -> bool {
+        let deadline = Time::monotonic() + SHORTAGE_MAX;
+        loop {
+            if !self.ring.completion().is_empty() {
+                return true;
+            }
+            self.refill();
+            match self.enter(1) {
+                Ok(()) => return true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_transient(&error) && Time::monotonic() < deadline => {
+                    let descriptor = self.descriptor();
+                    let mut polled = [PollFd::new(&descriptor, PollFlags::IN)];
+                    // Interrupted, it waits for less long.
+                    let _ready = rustix::event::poll(&mut polled, Some(&WAIT_BETWEEN));
+                }
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Appends the answers that are there.
     #[inline]
     pub(super) fn take(&mut self, answers: &mut Vec<Answer>) {
         let before = answers.len();
-        answers.append(&mut self.early);
         let room = (answers.capacity() - answers.len()).max(1);
         let entries = self.ring.completion().take(room);
         answers.extend(entries.filter_map(|entry| Answer::read(&entry)));

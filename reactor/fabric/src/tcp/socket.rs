@@ -17,13 +17,21 @@ const PROBES: u32 = 3;
 /// An address as the kernel takes it.
 pub(super) type SocketAddress = (libc::sockaddr_storage, libc::socklen_t);
 
-/// What a name and port stand for. The outer error: it is no address of this fabric.
+/// Host and port of an address of this fabric.
+pub(super) fn host_and_port(address: &Address) -> Result<(&str, u16), FabricError> {
+    match address {
+        Address::Tcp { host, port } => Ok((host, *port)),
+        Address::Shm(_) | Address::Rdma { .. } => {
+            Err(FabricError::Address(format!("{address} is not of the tcp fabric")))
+        }
+    }
+}
+
+/// What a name and port stand for, which may take long. The outer error: it is no address of this
+/// fabric.
 pub(super) fn resolve(address: &Address) -> Result<io::Result<SocketAddr>, FabricError> {
-    let found = match address {
-        Address::Tcp { .. } => address.resolve(),
-        Address::Shm(_) | Address::Rdma { .. } => None,
-    };
-    found.ok_or_else(|| FabricError::Address(format!("{address} is not of the tcp fabric")))
+    let (host, port) = host_and_port(address)?;
+    Ok(crate::address::look_up(host, port))
 }
 
 /// A socket that does not block.

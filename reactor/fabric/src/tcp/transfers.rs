@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use gannet_runtime::memory::Memory;
 
 use super::wire::Violation;
-use crate::{ConnectionId, Event, Transfer, TransferStatus};
+use crate::{ConnectionId, Event, RemoteSlice, Transfer, TransferStatus};
 
 #[derive(Debug)]
 struct UnderWay {
@@ -14,8 +14,18 @@ struct UnderWay {
     memory: Memory,
     start: *mut u8,
     len_bytes: u32,
+    /// Of the peer's memory.
+    address: u64,
     kind: Kind,
     done: bool,
+}
+
+impl UnderWay {
+    /// Whether it reads bytes of this range still.
+    fn reads(&self, start: u64, end: u64) -> bool {
+        let reads = matches!(self.kind, Kind::Read(..)) && !self.done;
+        reads && self.address < end && start < self.address.saturating_add(self.len_bytes.into())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +47,26 @@ pub(super) struct Transfers {
     reads: u32,
     /// Writes that the peer said it has placed.
     placed: u32,
+    /// Reads that are not done, and a range of the peer's memory that has all of theirs.
+    reading: usize,
+    read_start: u64,
+    read_end: u64,
 }
 
 impl Transfers {
     pub(super) fn new(max: usize) -> Transfers {
         let list = VecDeque::with_capacity(max);
-        Transfers { list, max, first: 0, writes: 0, reads: 0, placed: 0 }
+        Transfers {
+            list,
+            max,
+            first: 0,
+            writes: 0,
+            reads: 0,
+            placed: 0,
+            reading: 0,
+            read_start: u64::MAX,
+            read_end: 0,
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -60,8 +84,41 @@ impl Transfers {
         let number = std::mem::replace(count, count.wrapping_add(1));
         let kind = if writes { Kind::Write(number) } else { Kind::Read(number, false) };
         let (start, len_bytes) = (memory.as_ptr().wrapping_add(offset), remote.len_bytes);
-        self.list.push_back(UnderWay { token, memory, start, len_bytes, kind, done: false });
+        let address = remote.address;
+        if !writes {
+            if self.reading == 0 {
+                (self.read_start, self.read_end) = (u64::MAX, 0);
+            }
+            self.reading += 1;
+            self.read_start = self.read_start.min(address);
+            self.read_end = self.read_end.max(address.saturating_add(len_bytes.into()));
+        }
+        self.list.push_back(UnderWay {
+            token,
+            memory,
+            start,
+            len_bytes,
+            address,
+            kind,
+            done: false,
+        });
         start
+    }
+
+    /// The number that the next transfer gets.
+    pub(super) fn next_number(&self) -> u32 {
+        self.first.wrapping_add(self.list.len() as u32)
+    }
+
+    /// Whether a transfer in front of the one with this number reads bytes of this range still.
+    #[inline]
+    pub(super) fn is_read(&self, number: u32, remote: RemoteSlice) -> bool {
+        let (start, len_bytes) = (remote.address, u64::from(remote.len_bytes));
+        let end = start.saturating_add(len_bytes);
+        let near = self.reading > 0 && start < self.read_end && self.read_start < end;
+        let in_front = number.wrapping_sub(self.first) as usize;
+        near && len_bytes > 0
+            && self.list.iter().take(in_front).any(|transfer| transfer.reads(start, end))
     }
 
     /// The peer says how many writes it has placed in all. Those count whose bytes have left this
@@ -111,6 +168,7 @@ impl Transfers {
         };
         if let Some(found) = self.list.iter_mut().find(read) {
             found.done = true;
+            self.reading -= 1;
         }
     }
 

@@ -12,7 +12,7 @@ use super::objects::{Completion, POLL_BATCH};
 use super::send::Work;
 use super::wire::{HEADER_BYTES, Header, Kind};
 use crate::credits::{Messages, Overdrawn};
-use crate::{ConnectionId, DisconnectReason, Event, Events, Key, TransferStatus};
+use crate::{DisconnectReason, Event, Events, Key, TransferStatus};
 
 /// Batches taken from one completion queue per poll.
 const BATCHES_PER_POLL: usize = 8;
@@ -44,7 +44,7 @@ impl VerbsFabric {
     fn finish_drained(&mut self, events: &mut Events) {
         while let Some((index, reason)) = self.drained.pop() {
             // The deadline may have come first, and somebody else have the place since.
-            let found = self.slots[index as usize].connection.as_ref();
+            let found = self.slots.at(index);
             let drained = found.is_some_and(|found| {
                 let done = found.wiring.as_ref().is_none_or(|wiring| wiring.send.is_empty());
                 found.state == State::Draining(reason) && done
@@ -89,7 +89,7 @@ impl VerbsFabric {
             tracing::warn!(device = %found.name, %error, "receive entries cannot be posted");
         }
         while let Some(index) = self.refill.pop() {
-            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            let Some(connection) = self.slots.at_mut(index) else { continue };
             connection.refill = false;
             let usable = matches!(connection.state, State::Connecting | State::Established);
             if usable
@@ -105,7 +105,7 @@ impl VerbsFabric {
     /// Sends credits to peers that are owed many.
     fn return_credits(&mut self) {
         while let Some(index) = self.owing.pop() {
-            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            let Some(connection) = self.slots.at_mut(index) else { continue };
             let Some(wiring) = connection.usable() else { continue };
             // Without room they go with the next message, or when a completion has made some: a
             // peer may have used up what it got before its device's acknowledgements come here.
@@ -148,9 +148,8 @@ impl VerbsFabric {
             }
             return;
         };
-        let slot = &mut self.slots[index as usize];
-        let id = ConnectionId { index, generation: slot.generation };
-        let Some(connection) = &mut slot.connection else { return };
+        let id = self.slots.id(index);
+        let Some(connection) = self.slots.at_mut(index) else { return };
         let Connection { wiring: Some(wiring), state, goodbye, peer, deadline, .. } =
             &mut **connection
         else {
@@ -219,9 +218,8 @@ impl VerbsFabric {
     /// A request completed, and with it all before it.
     #[inline]
     fn sent(&mut self, index: u32, number: u32, status: statuses::Type, events: &mut Events) {
-        let slot = &mut self.slots[index as usize];
-        let id = ConnectionId { index, generation: slot.generation };
-        let Some(connection) = &mut slot.connection else { return };
+        let id = self.slots.id(index);
+        let Some(connection) = self.slots.at_mut(index) else { return };
         let Some(wiring) = &mut connection.wiring else { return };
         let (send, own) = (&mut wiring.send, &mut wiring.own);
         let mut finish = |work: Work, status: TransferStatus| match work {

@@ -10,10 +10,6 @@ use gannet_runtime::memory::{Mapping, Slice};
 use gannet_runtime::time::Time;
 use rustc_hash::FxHashMap;
 use rustix::event::epoll;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 
 use super::VerbsOptions;
 use super::cm::EventChannel;
@@ -22,6 +18,9 @@ use super::device::{Device, DeviceLimits};
 use super::objects::{Completion, Context, POLL_BATCH, failed};
 use super::setup::Listener;
 use super::wire::{Header, Kind};
+use crate::names::Names;
+use crate::slots::{Slots, are_few};
+use crate::timer::Timer;
 use crate::{
     Access, Address, Capabilities, ConnectionId, DisconnectReason, Event, Events, Fabric,
     FabricError, Key, LARGE_MESSAGE_BYTES, PeerIdentity, PostError, Refused, Registration,
@@ -36,18 +35,12 @@ pub const SERVICE_BUSY: Duration = Duration::from_micros(30);
 /// Longest transfer: what every device takes in one request.
 const TRANSFER_BYTES_MAX: u32 = 8 << 20;
 
-/// What an entry of the epoll descriptor is about: the connection manager, the timer, or a device
-/// by its index.
+/// What an entry of the epoll descriptor is about: the connection manager, the timer, names of peers,
+/// or a device by its index.
 pub(super) const MANAGER_TOKEN: u64 = 0;
 pub(super) const TIMER_TOKEN: u64 = 1;
-pub(super) const DEVICE_TOKENS: u64 = 2;
-
-/// A place in the table of connections.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) generation: u32,
-    pub(super) connection: Option<Box<Connection>>,
-}
+pub(super) const NAMES_TOKEN: u64 = 2;
+pub(super) const DEVICE_TOKENS: u64 = 3;
 
 /// The verbs provider of one reactor. See the module.
 ///
@@ -55,9 +48,10 @@ pub(super) struct Slot {
 /// everything before the event channel.
 pub struct VerbsFabric {
     pub(super) options: VerbsOptions,
-    pub(super) slots: Vec<Slot>,
-    pub(super) free: Vec<u32>,
+    pub(super) slots: Slots<Box<Connection>>,
     pub(super) listeners: Vec<Listener>,
+    /// Names of peers that are being looked up.
+    pub(super) names: Names,
     /// Devices in use. A device that was removed leaves its place empty.
     pub(super) devices: Vec<Option<Device>>,
     /// Index of a device and number of a queue pair there: the position of an accepted connection.
@@ -79,8 +73,7 @@ pub struct VerbsFabric {
     pub(super) batch: Option<Box<[Completion; POLL_BATCH]>>,
     pub(super) epoll: OwnedFd,
     pub(super) ready: Vec<epoll::Event>,
-    timer: OwnedFd,
-    timer_set: bool,
+    timer: Timer,
     pub(super) armed: bool,
     /// When the connection manager is looked at next.
     pub(super) next_service: Time,
@@ -118,22 +111,22 @@ impl VerbsFabric {
         let system = |what: &str, error: rustix::io::Errno| failed(what, error.into());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| system("making an epoll descriptor", error))?;
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)
-            .map_err(|error| system("making a timer", error))?;
-        for (token, descriptor) in
-            [(MANAGER_TOKEN, channel.descriptor()), (TIMER_TOKEN, timer.as_fd())]
-        {
+        let timer = Timer::new()?;
+        let names = Names::new()?;
+        for (token, descriptor) in [
+            (MANAGER_TOKEN, channel.descriptor()),
+            (TIMER_TOKEN, timer.as_fd()),
+            (NAMES_TOKEN, names.as_fd()),
+        ] {
             let data = epoll::EventData::new_u64(token);
             epoll::add(&epoll, descriptor, data, epoll::EventFlags::IN)
                 .map_err(|error| system("watching a descriptor", error))?;
         }
         let places = options.connections_max;
         Ok(VerbsFabric {
-            slots: (0..places).map(|_| Slot { generation: 0, connection: None }).collect(),
-            // Lowest positions last, so that tables indexed by them stay small.
-            free: (0..places as u32).rev().collect(),
+            slots: Slots::new(places),
             listeners: Vec::new(),
+            names,
             devices: Vec::new(),
             pairs: FxHashMap::default(),
             prepared: Vec::new(),
@@ -147,7 +140,6 @@ impl VerbsFabric {
             epoll,
             ready: Vec::with_capacity(16),
             timer,
-            timer_set: false,
             armed: false,
             next_service: Time::ZERO,
             now: Time::monotonic(),
@@ -160,7 +152,7 @@ impl VerbsFabric {
     /// Connections in the table: established, in set-up, or with an event still to be polled.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.used()
     }
 
     /// Puts the queue pair of a connection into the error state, as a device does when something
@@ -176,33 +168,27 @@ impl VerbsFabric {
     /// Ends like the process's death, without a word to the peers. For tests of what follows a
     /// crash.
     pub fn abandon(mut self) {
-        for slot in &mut self.slots {
-            slot.connection = None;
-        }
+        self.slots.empty();
     }
 
     #[inline]
     pub(super) fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.generation != id.generation {
-            return None;
-        }
-        slot.connection.as_deref_mut()
+        self.slots.find_mut(id).map(Box::as_mut)
     }
 
     pub(super) fn id(&self, index: u32) -> ConnectionId {
-        ConnectionId { index, generation: self.slots[index as usize].generation }
+        self.slots.id(index)
     }
 
     /// What comes back with completions and manager's events of a connection.
     pub(super) fn tag(&self, index: u32) -> u64 {
-        Tag { index, generation: self.slots[index as usize].generation }.encode()
+        Tag::of(self.slots.id(index)).encode()
     }
 
     /// The doorbell is rung at the next flush.
     #[inline]
     pub(super) fn mark_dirty(&mut self, index: u32) {
-        if let Some(connection) = &mut self.slots[index as usize].connection
+        if let Some(connection) = self.slots.at_mut(index)
             && !connection.dirty
         {
             connection.dirty = true;
@@ -222,11 +208,7 @@ impl VerbsFabric {
         let len = transfer.remote.len_bytes;
         let end = transfer.offset.checked_add(len as usize);
         let fits = end.is_some_and(|end| end <= transfer.memory.len()) && len <= TRANSFER_BYTES_MAX;
-        let slot = self.slots.get_mut(connection.index as usize);
-        let found = slot
-            .filter(|slot| slot.generation == connection.generation)
-            .and_then(|slot| slot.connection.as_deref_mut());
-        let Some(found) = found else {
+        let Some(found) = self.slots.find_mut(connection) else {
             return Err(Refused { error: PostError::NotConnected, transfer });
         };
         let device = found.device;
@@ -262,7 +244,7 @@ impl VerbsFabric {
     #[inline]
     pub(super) fn ring(&mut self) {
         while let Some(index) = self.dirty.pop() {
-            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            let Some(connection) = self.slots.at_mut(index) else { continue };
             connection.dirty = false;
             if matches!(connection.state, State::Established | State::Lingering)
                 && !connection.post()
@@ -295,21 +277,9 @@ impl VerbsFabric {
         let deadlines = self
             .timed
             .iter()
-            .filter_map(|index| slots[*index as usize].connection.as_ref()?.deadline)
+            .filter_map(|index| slots.at(*index)?.deadline)
             .chain(self.listeners.iter().filter_map(|listener| listener.retry_at));
-        let Some(earliest) = deadlines.min() else { return };
-        let left = earliest.since(Time::monotonic()).max(Duration::from_nanos(1));
-        self.write_timer(left);
-        self.timer_set = true;
-    }
-
-    fn write_timer(&self, left: Duration) {
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let it_value =
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let value = Itimerspec { it_interval: zero, it_value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value)
-            .expect("the timer is live and the value is valid");
+        self.timer.set(deadlines.min().unwrap_or(Time::NEVER));
     }
 }
 
@@ -333,17 +303,22 @@ impl Tag {
     const BITS: u32 = 15;
     const MASK: u32 = (1 << Tag::BITS) - 1;
 
+    /// The name of a connection.
+    pub(super) fn of(connection: ConnectionId) -> Tag {
+        Tag { index: connection.index, generation: connection.generation }
+    }
+
     pub(super) fn encode(self) -> u64 {
         u64::from((self.generation & Tag::MASK) << Tag::BITS | self.index) << 32
     }
 
     /// The position that a word names, if it is of this generation still.
     #[inline]
-    pub(super) fn find(word: u64, slots: &[Slot]) -> Option<u32> {
+    pub(super) fn find<T>(word: u64, slots: &Slots<T>) -> Option<u32> {
         let upper = (word >> 32) as u32 & !(3 << 30);
         let (index, generation) = (upper & Tag::MASK, upper >> Tag::BITS);
-        let slot = slots.get(index as usize)?;
-        let same = slot.generation & Tag::MASK == generation && slot.connection.is_some();
+        slots.at(index)?;
+        let same = slots.id(index).generation & Tag::MASK == generation;
         same.then_some(index)
     }
 }
@@ -360,6 +335,10 @@ impl Fabric for VerbsFabric {
 
     fn scheme(&self, _connection: ConnectionId) -> &'static str {
         "rdma"
+    }
+
+    fn is_short_of_places(&self, _connection: ConnectionId) -> bool {
+        are_few(self.slots.free(), self.slots.places())
     }
 
     fn listen(&mut self, at: &Address) -> Result<(), FabricError> {
@@ -397,9 +376,7 @@ impl Fabric for VerbsFabric {
     }
 
     fn peer(&self, connection: ConnectionId) -> Option<PeerIdentity> {
-        let slot = self.slots.get(connection.index as usize)?;
-        let found = slot.connection.as_ref().filter(|_| slot.generation == connection.generation);
-        found.and_then(|found| found.peer.clone())
+        self.slots.find(connection)?.peer.clone()
     }
 
     fn prepare(&mut self, memory: &Arc<Mapping>) -> Result<(), FabricError> {
@@ -525,10 +502,7 @@ impl Fabric for VerbsFabric {
 
     fn disarm(&mut self) {
         self.armed = false;
-        if self.timer_set {
-            self.timer_set = false;
-            self.write_timer(Duration::ZERO);
-        }
+        self.timer.clear();
         self.next_service = Time::ZERO;
     }
 
@@ -552,21 +526,18 @@ impl fmt::Debug for VerbsFabric {
 impl Drop for VerbsFabric {
     /// Ends all connections in order, as far as the peers let it within the time to linger.
     fn drop(&mut self) {
-        for index in 0..self.slots.len() as u32 {
+        for index in 0..self.slots.places() as u32 {
             self.disconnect(self.id(index));
         }
         let begun = Instant::now();
         let mut events = Events::default();
-        let lingers = |slot: &Slot| {
-            slot.connection.as_ref().is_some_and(|found| found.state == State::Lingering)
-        };
-        while self.slots.iter().any(lingers) && begun.elapsed() < self.options.linger {
+        while self.slots.iter().any(|found| found.state == State::Lingering)
+            && begun.elapsed() < self.options.linger
+        {
             self.poll_completions(&mut events);
             events.clear();
         }
-        for slot in &mut self.slots {
-            slot.connection = None;
-        }
+        self.slots.empty();
     }
 }
 
@@ -576,13 +547,23 @@ mod tests {
 
     #[test]
     fn tags_name_one_generation() {
-        let mut slots: Vec<_> = (0..4).map(|_| Slot { generation: 0, connection: None }).collect();
         let tag = Tag { index: 3, generation: Tag::MASK + 6 };
-        slots[3].generation = tag.generation;
         let word = tag.encode() | RECEIVE_TAG | SHARED_TAG | 0xffff_ffff;
-        assert_eq!(Tag::find(word, &slots), None, "nobody is there");
         assert_eq!(word >> 32 & u64::from(Tag::MASK), 3);
         assert_eq!(word >> 47 & u64::from(Tag::MASK), 5);
+
+        let mut slots = Slots::new(4);
+        let index = slots.claim().expect("a place");
+        let first = Tag::of(slots.id(index)).encode() | RECEIVE_TAG | SHARED_TAG;
+        assert_eq!(Tag::find(first, &slots), None, "nobody is there");
+        slots.put(index, ());
+        assert_eq!(Tag::find(first, &slots), Some(index));
+        slots.release(index);
+        assert_eq!(slots.claim(), Some(index));
+        slots.put(index, ());
+        assert_eq!(Tag::find(first, &slots), None, "somebody else is there");
+        let second = Tag::of(slots.id(index)).encode();
+        assert_eq!(Tag::find(second, &slots), Some(index));
         assert_eq!(Tag::find(u64::MAX, &slots), None);
     }
 }

@@ -11,14 +11,16 @@ use super::completions::nobody;
 use super::connection::{Connection, FRAMES_WITHOUT_CREDIT, Own, State, Wiring};
 use super::device::Device;
 use super::fabric::{
-    DEVICE_TOKENS, KEEPER_TAG, MANAGER_TOKEN, RECEIVE_TAG, SERVICE_BUSY, SERVICE_IDLE, SHARED_TAG,
-    Tag, VerbsFabric,
+    DEVICE_TOKENS, KEEPER_TAG, MANAGER_TOKEN, NAMES_TOKEN, RECEIVE_TAG, SERVICE_BUSY, SERVICE_IDLE,
+    SHARED_TAG, Tag, VerbsFabric,
 };
 use super::objects::{Context, Domain, failed};
 use super::receive::{Queue, Receives};
 use super::send::{RESERVE, SendLimits, SendQueue, Work};
 use super::wire::{Greeting, HEADER_BYTES, Refusal};
+use crate::address::{look_up, numeric};
 use crate::credits::Credits;
+use crate::names::Answer;
 use crate::trust::is_trusted;
 use crate::{
     Address, ConnectionId, DisconnectReason, Event, Events, FabricError, PeerIdentity,
@@ -43,6 +45,8 @@ const SHARED_RECEIVES: u64 = RECEIVE_TAG | SHARED_TAG;
 #[derive(Debug)]
 pub(super) struct Listener {
     address: Address,
+    /// What it stood for at the start.
+    resolved: SocketAddr,
     /// `None` after the device was removed.
     id: Option<CmId>,
     pub(super) retry_at: Option<Time>,
@@ -50,7 +54,10 @@ pub(super) struct Listener {
 
 impl VerbsFabric {
     pub(super) fn listen_at(&mut self, at: &Address) -> Result<(), FabricError> {
-        let id = self.listening_id(at, self.listeners.len())?;
+        let (host, port) = host_and_port(at)?;
+        let resolved =
+            look_up(host, port).map_err(|error| failed(format!("listening at {at}"), error))?;
+        let id = self.listening_id(at, resolved, self.listeners.len())?;
         // A listener at one address belongs to one device, which is in use from now on: what cannot
         // be had is told at the start.
         if let Some(context) = id.context() {
@@ -60,13 +67,22 @@ impl VerbsFabric {
                 device.share_receives(wanted, SHARED_RECEIVES)?;
             }
         }
-        self.listeners.push(Listener { address: at.clone(), id: Some(id), retry_at: None });
+        self.listeners.push(Listener {
+            address: at.clone(),
+            resolved,
+            id: Some(id),
+            retry_at: None,
+        });
         Ok(())
     }
 
-    fn listening_id(&self, at: &Address, number: usize) -> Result<CmId, FabricError> {
+    fn listening_id(
+        &self,
+        at: &Address,
+        address: SocketAddr,
+        number: usize,
+    ) -> Result<CmId, FabricError> {
         let listening = || format!("listening at {at}");
-        let address = socket_address(at)?.map_err(|error| failed(listening(), error))?;
         let mut id = CmId::new(&self.channel, SHARED_TAG | number as u64)
             .map_err(|error| failed(listening(), error))?;
         id.listen(address).map_err(|error| match error.raw_os_error() {
@@ -81,29 +97,55 @@ impl VerbsFabric {
     }
 
     pub(super) fn connect_to(&mut self, to: &Address) -> Result<ConnectionId, FabricError> {
-        let address = socket_address(to)?;
+        let (host, port) = host_and_port(to)?;
         let limit = self.options.connections_max;
         let full = FabricError::Limit { what: "connections of one fabric", limit };
-        let index = self.free.pop().ok_or(full)?;
-        let mut id = match CmId::new(&self.channel, self.tag(index)) {
+        let index = self.slots.claim().ok_or(full)?;
+        let id = match CmId::new(&self.channel, self.tag(index)) {
             Ok(id) => id,
             Err(error) => {
-                self.free.push(index);
+                self.slots.release(index);
                 return Err(failed(format!("connecting to {to}"), error));
             }
         };
-        let within = self.options.connect_timeout;
-        let resolving = address.and_then(|address| id.resolve_address(address, within));
         // Not the time of the last poll: the caller may have done other things for long.
-        let deadline = Time::monotonic() + within;
+        let deadline = Time::monotonic() + self.options.connect_timeout;
         let connection = Connection::new(id, State::Resolving, deadline);
-        self.slots[index as usize].connection = Some(Box::new(connection));
+        self.slots.put(index, Box::new(connection));
         self.timed.push(index);
         self.next_service = Time::ZERO;
-        if resolving.is_err() {
-            self.end_unconnected(index, DisconnectReason::Unreachable);
+        let connection = self.id(index);
+        match numeric(host, port) {
+            Some(address) => self.begin_to_resolve(connection, Ok(address)),
+            None => {
+                if let Err(error) = self.names.ask(connection, host, port, deadline) {
+                    self.begin_to_resolve(connection, Err(error));
+                }
+            }
         }
-        Ok(self.id(index))
+        Ok(connection)
+    }
+
+    /// Goes on with connections whose peers' names were looked up.
+    fn take_names(&mut self) {
+        for Answer { asker, host, address } in self.names.take() {
+            if let Err(error) = &address {
+                tracing::debug!(%host, %error, "the name has no address");
+            }
+            self.begin_to_resolve(asker, address);
+        }
+    }
+
+    /// Asks the connection manager how to get to an address, if anybody waits for it still.
+    fn begin_to_resolve(&mut self, id: ConnectionId, address: std::io::Result<SocketAddr>) {
+        let within = self.options.connect_timeout;
+        let Some(found) = self.connection(id) else { return };
+        if found.state != State::Resolving {
+            return;
+        }
+        if address.and_then(|address| found.id.resolve_address(address, within)).is_err() {
+            self.end_unconnected(id.index, DisconnectReason::Unreachable);
+        }
     }
 
     /// The index of a device, which is opened if it is not in use yet; `at` is an address that it
@@ -155,6 +197,7 @@ impl VerbsFabric {
         for event in &ready {
             match event.data.u64() {
                 MANAGER_TOKEN => self.take_manager_events(events),
+                NAMES_TOKEN => self.take_names(),
                 token if token >= DEVICE_TOKENS => {
                     self.take_device_events((token - DEVICE_TOKENS) as usize);
                 }
@@ -186,8 +229,8 @@ impl VerbsFabric {
             device.completions.take_notices();
         }
         let failures = device.watch.take();
-        for slot in 0..self.slots.len() as u32 {
-            let Some(found) = &self.slots[slot as usize].connection else { continue };
+        for slot in 0..self.slots.places() as u32 {
+            let Some(found) = self.slots.at(slot) else { continue };
             let failed = found.device == index
                 && (failures.device
                     || found.wiring.as_ref().is_some_and(|w| failures.pairs.contains(&w.pair)));
@@ -224,7 +267,7 @@ impl VerbsFabric {
             return;
         }
         let Some(index) = Tag::find(event.user, &self.slots) else { return };
-        let Some(found) = &mut self.slots[index as usize].connection else { return };
+        let Some(found) = self.slots.at_mut(index) else { return };
         let state = found.state;
         match (event.kind, state) {
             (CmEventKind::AddressResolved, State::Resolving) => {
@@ -281,14 +324,14 @@ impl VerbsFabric {
 
     /// A route is there: makes the queue pair and asks the peer for the connection.
     fn ask(&mut self, index: u32) -> Result<(), FabricError> {
-        let found = self.slots[index as usize].connection.as_ref();
+        let found = self.slots.at(index);
         let found = found.ok_or(FabricError::NotConnected)?;
         let (context, at) = (found.id.context(), found.id.own_address());
         let device = self.device_of(context.ok_or(FabricError::NotConnected)?, at)?;
         self.wire(index, device, true)?;
         let limits = self.limits(device)?;
         let greeting = self.greeting().encode();
-        let Some(found) = &mut self.slots[index as usize].connection else {
+        let Some(found) = self.slots.at_mut(index) else {
             return Err(FabricError::NotConnected);
         };
         let depths = ReadDepths { initiates: limits.reads_initiated, serves: limits.reads_served };
@@ -312,17 +355,17 @@ impl VerbsFabric {
             tracing::warn!(%peer, "refused: the host is not among the trusted ones");
             return id.reject(&Refusal::NotTrusted.encode());
         }
-        let Some(index) = self.free.pop() else {
+        let Some(index) = self.slots.claim() else {
             return id.reject(&Refusal::Full.encode());
         };
         id.set_user(self.tag(index));
         let deadline = self.now + self.options.connect_timeout;
         let mut connection = Connection::new(id, State::Accepting, deadline);
         connection.peer = peer.map(|peer| PeerIdentity::Network(peer.to_string()));
-        self.slots[index as usize].connection = Some(Box::new(connection));
+        self.slots.put(index, Box::new(connection));
         if let Err(error) = self.answer(index, greeting, event.reads) {
             tracing::warn!(%error, "a connection over RDMA cannot be accepted");
-            if let Some(connection) = self.slots[index as usize].connection.take() {
+            if let Some(connection) = self.slots.take(index) {
                 let mut connection = *connection;
                 self.unwire(&mut connection);
                 connection.id.reject(&Refusal::Full.encode());
@@ -339,7 +382,7 @@ impl VerbsFabric {
         greeting: Greeting,
         asked: ReadDepths,
     ) -> Result<(), FabricError> {
-        let found = self.slots[index as usize].connection.as_ref();
+        let found = self.slots.at(index);
         let found = found.ok_or(FabricError::NotConnected)?;
         let (context, at) = (found.id.context(), found.id.own_address());
         let device = self.device_of(context.ok_or(FabricError::NotConnected)?, at)?;
@@ -347,7 +390,7 @@ impl VerbsFabric {
         let limits = self.limits(device)?;
         let granted = self.greeting().encode();
         let exponent = acknowledge_exponent(self.options.acknowledge_timeout);
-        let Some(found) = &mut self.slots[index as usize].connection else {
+        let Some(found) = self.slots.at_mut(index) else {
             return Err(FabricError::NotConnected);
         };
         if let Some(wiring) = &mut found.wiring {
@@ -373,9 +416,9 @@ impl VerbsFabric {
     /// Makes the queue pair of a connection and all that goes with it.
     fn wire(&mut self, index: u32, number: usize, connects: bool) -> Result<(), FabricError> {
         let options = &self.options;
-        let tag = Tag { index, generation: self.slots[index as usize].generation }.encode();
+        let tag = self.tag(index);
         let (Some(Some(device)), Some(found)) =
-            (self.devices.get_mut(number), &mut self.slots[index as usize].connection)
+            (self.devices.get_mut(number), self.slots.at_mut(index))
         else {
             return Err(FabricError::NotConnected);
         };
@@ -463,7 +506,7 @@ impl VerbsFabric {
 
     fn connected(&mut self, index: u32, greeting: Greeting, events: &mut Events) {
         let id = self.id(index);
-        let Some(found) = &mut self.slots[index as usize].connection else { return };
+        let Some(found) = self.slots.at_mut(index) else { return };
         if let Some(wiring) = &mut found.wiring {
             wiring.credits.begin(greeting.granted);
         }
@@ -476,7 +519,7 @@ impl VerbsFabric {
 
     fn accepted(&mut self, index: u32, events: &mut Events) {
         let id = self.id(index);
-        let Some(found) = &mut self.slots[index as usize].connection else { return };
+        let Some(found) = self.slots.at_mut(index) else { return };
         found.id.set_receiver_not_ready_timer(RECEIVER_NOT_READY_CODE);
         found.state = State::Established;
         found.deadline = None;
@@ -487,7 +530,7 @@ impl VerbsFabric {
     fn check_deadlines(&mut self, now: Time, events: &mut Events) {
         let mut timed = std::mem::take(&mut self.timed);
         timed.retain(|index| {
-            let Some(found) = &self.slots[*index as usize].connection else { return false };
+            let Some(found) = self.slots.at(*index) else { return false };
             let Some(deadline) = found.deadline else { return false };
             if now < deadline {
                 return true;
@@ -517,8 +560,9 @@ impl VerbsFabric {
     }
 
     fn listen_again(&mut self, at: usize, now: Time) {
-        let address = self.listeners[at].address.clone();
-        let id = self.listening_id(&address, at).ok();
+        let Listener { address, resolved, .. } = &self.listeners[at];
+        let (address, resolved) = (address.clone(), *resolved);
+        let id = self.listening_id(&address, resolved, at).ok();
         let listener = &mut self.listeners[at];
         listener.retry_at = id.is_none().then(|| now + LISTEN_RETRY);
         if id.is_some() {
@@ -530,7 +574,7 @@ impl VerbsFabric {
     /// Ends a connection that never was established.
     pub(super) fn end_unconnected(&mut self, index: u32, reason: DisconnectReason) {
         let connection = self.id(index);
-        let Some(found) = &mut self.slots[index as usize].connection else { return };
+        let Some(found) = self.slots.at_mut(index) else { return };
         match found.state {
             State::Ended => {}
             // Nobody was told of it.
@@ -545,7 +589,7 @@ impl VerbsFabric {
 
     /// Lets nobody in any more and waits for the completions of what is outstanding.
     pub(super) fn begin_drain(&mut self, index: u32, reason: DisconnectReason) {
-        let Some(found) = &mut self.slots[index as usize].connection else { return };
+        let Some(found) = self.slots.at_mut(index) else { return };
         match found.state {
             State::Established | State::Lingering | State::Accepting => {}
             State::Resolving | State::Connecting => {
@@ -581,12 +625,12 @@ impl VerbsFabric {
     /// Nothing of a connection is outstanding: destroys it and tells its end.
     pub(super) fn finish(&mut self, index: u32, reason: DisconnectReason, events: &mut Events) {
         let id = self.id(index);
-        let Some(found) = &self.slots[index as usize].connection else { return };
+        let Some(found) = self.slots.at(index) else { return };
         let reason = match reason {
             DisconnectReason::PeerLost if found.goodbye => DisconnectReason::Remote,
             other => other,
         };
-        let Some(mut found) = self.slots[index as usize].connection.take() else { return };
+        let Some(mut found) = self.slots.take(index) else { return };
         // Before anybody hears of it, nothing may touch memory any more.
         found.destroy_pair();
         if let Some(wiring) = &mut found.wiring {
@@ -615,12 +659,10 @@ impl VerbsFabric {
 
     /// Gives a place of the table free.
     pub(super) fn release(&mut self, index: u32) {
-        if let Some(mut connection) = self.slots[index as usize].connection.take() {
+        if let Some(mut connection) = self.slots.take(index) {
             self.unwire(&mut connection);
         }
-        let slot = &mut self.slots[index as usize];
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
+        self.slots.release(index);
     }
 
     /// A device is gone, and all connections over it.
@@ -632,8 +674,8 @@ impl VerbsFabric {
         if let Some(device) = &self.devices[number] {
             tracing::error!(device = %device.name, "an RDMA device was removed");
         }
-        for index in 0..self.slots.len() as u32 {
-            let Some(found) = &mut self.slots[index as usize].connection else { continue };
+        for index in 0..self.slots.places() as u32 {
+            let Some(found) = self.slots.at_mut(index) else { continue };
             if found.device != number {
                 continue;
             }
@@ -660,13 +702,14 @@ impl VerbsFabric {
     }
 }
 
-/// What a name and port stand for. The outer error: it is no address of this fabric.
-fn socket_address(address: &Address) -> Result<std::io::Result<SocketAddr>, FabricError> {
-    let found = match address {
-        Address::Rdma { .. } => address.resolve(),
-        Address::Shm(_) | Address::Tcp { .. } => None,
-    };
-    found.ok_or_else(|| FabricError::Address(format!("{address} is not of the verbs fabric")))
+/// Host and port of an address of this fabric.
+fn host_and_port(address: &Address) -> Result<(&str, u16), FabricError> {
+    match address {
+        Address::Rdma { host, port } => Ok((host, *port)),
+        Address::Shm(_) | Address::Tcp { .. } => {
+            Err(FabricError::Address(format!("{address} is not of the verbs fabric")))
+        }
+    }
 }
 
 /// The device's measure of a time: the next power of two of 4.096 us.

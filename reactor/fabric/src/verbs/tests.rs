@@ -212,7 +212,7 @@ fn credits_wait_for_room_in_the_send_queue() {
         right.notes.clear();
         right.fabric.mark_dirty(to_left.index);
         until("credits", &mut left, &mut right, |left, right| {
-            let found = left.fabric.slots[to_right.index as usize].connection.as_ref();
+            let found = left.fabric.slots.find(to_right);
             let wiring = found.and_then(|found| found.wiring.as_ref());
             assert!(!left.ended() && !right.ended(), "{:?}, {:?}", left.notes, right.notes);
             wiring.is_some_and(|wiring| wiring.credits.has(Class::Small))

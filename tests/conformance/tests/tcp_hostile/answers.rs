@@ -19,7 +19,9 @@ const LEN_BYTES: u32 = 1000;
 /// Posts a read, a write and a read of 1000 bytes, with tokens 0, 1 and 2.
 fn post(stage: &mut Stage, pool: &BufferPool, id: ConnectionId) {
     for token in 0..3 {
-        let remote = RemoteSlice { address: 4096, key: Key(1), len_bytes: LEN_BYTES };
+        // Where one does not wait for another.
+        let address = (1 + token) * 4096;
+        let remote = RemoteSlice { address, key: Key(1), len_bytes: LEN_BYTES };
         let memory = buffer_with(pool, &[CANARY; PAGE_BYTES]);
         let transfer = Transfer { token, memory, offset: 0, remote };
         let fabric = &mut stage.server.fabric;

@@ -7,6 +7,7 @@
 
 mod answers;
 mod bytes;
+mod ends;
 mod flood;
 mod frames;
 mod greetings;

@@ -85,34 +85,54 @@ impl RawPeer {
         (self.heard.len() >= GREETING_BYTES).then(|| (self.heard[4], self.heard[5]))
     }
 
+    /// Frames that were heard whole, without their payload.
+    fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.heard.get(GREETING_BYTES..).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let header = rest.get(..HEADER_BYTES)?;
+            let end = HEADER_BYTES + word(header, 4) as usize;
+            let (whole, behind) = rest.split_at_checked(end + word(header, 8) as usize)?;
+            rest = behind;
+            Some(&whole[..end])
+        })
+    }
+
+    /// Entries of a frame: kind, the word that says what about, and what follows the first 8 bytes.
+    fn entries_of(frame: &[u8]) -> impl Iterator<Item = (u8, u32, &[u8])> {
+        let mut rest = &frame[HEADER_BYTES..];
+        std::iter::from_fn(move || {
+            let kind = *rest.first()?;
+            let (about, len) = match kind {
+                1 => (word(rest, 0) >> 16, 8 + (word(rest, 0) >> 16) as usize),
+                2 | 3 => (word(rest, 8), 24),
+                _ => (word(rest, 8), 16),
+            };
+            let body = &rest[8..len];
+            rest = &rest[len.next_multiple_of(8)..];
+            Some((kind, about, body))
+        })
+    }
+
     /// Entries in the frames that were heard whole: their kinds, and the word that says what about.
     pub(crate) fn entries(&self) -> Vec<(u8, u32)> {
-        let word = |bytes: &[u8], at: usize| {
-            u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-        };
-        let mut entries = Vec::new();
-        let mut rest = self.heard.get(GREETING_BYTES..).unwrap_or_default();
-        while rest.len() >= HEADER_BYTES {
-            let whole = HEADER_BYTES + (word(rest, 4) + word(rest, 8)) as usize;
-            let end = HEADER_BYTES + word(rest, 4) as usize;
-            if rest.len() < whole {
-                break;
-            }
-            let mut at = HEADER_BYTES;
-            while at < end {
-                let len = match rest[at] {
-                    1 => (8 + (word(rest, at) >> 16) as usize).next_multiple_of(8),
-                    2 | 3 => 24,
-                    _ => 16,
-                };
-                let about = if rest[at] == 1 { word(rest, at) >> 16 } else { word(rest, at + 8) };
-                entries.push((rest[at], about));
-                at += len;
-            }
-            rest = &rest[whole..];
-        }
-        entries
+        let entries = self.frames().flat_map(RawPeer::entries_of);
+        entries.map(|(kind, about, _)| (kind, about)).collect()
     }
+
+    /// Messages in the frames that were heard whole.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        let entries = self.frames().flat_map(RawPeer::entries_of);
+        entries.filter(|(kind, ..)| *kind == 1).map(|(_, _, message)| message)
+    }
+
+    /// How many writes were acknowledged in frames that were heard whole.
+    pub(crate) fn writes_placed(&self) -> u32 {
+        self.frames().last().map_or(0, |frame| word(frame, 16))
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 /// Whether it may succeed later.

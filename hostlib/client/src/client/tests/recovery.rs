@@ -473,19 +473,59 @@ fn a_slot_that_is_given_up_is_used_again_after_its_final_answer_only() {
     assert_eq!(pop_error(&mut cluster), ErrorKind::TimedOut { maybe_applied: true });
     assert!(matches!(cluster.next(), Asked::Cancel(_)));
     let probe = next_probe(&mut cluster, header);
+    // Until then others wait, each as long as it may.
     cluster.client.submit(create(0), 2).unwrap();
-    cluster.settle();
-    assert_eq!(pop_error(&mut cluster), ErrorKind::SlotsLost, "an error rather than a hang");
+    cluster.client.submit_with(create(0), 3, Some(SECOND)).unwrap();
+    cluster.pass_stepwise(Duration::from_secs(2));
+    assert_eq!(pop_error(&mut cluster), ErrorKind::TimedOut { maybe_applied: false });
+    assert!(cluster.completions.is_empty());
     // What came before the probe's answer says nothing.
     for (answered, status) in [(header, Status::CANCELLED), (probe, Status::OK)] {
         assert_eq!(cluster.client.slots.parked(), 1);
         cluster.answer_entry(answered, status);
         cluster.settle();
     }
-    cluster.client.submit(create(0), 3).unwrap();
-    cluster.settle();
     let next = header_of(&cluster.next());
     assert_eq!((next.slot, next.sequence.get()), (header.slot, header.sequence.get() + 1));
+    assert!(cluster.completions.is_empty());
+}
+
+/// As many requests as there are slots run out of time at once: those behind them get the slots a
+/// round trip later.
+#[test]
+fn a_mass_time_out_loses_no_slots() {
+    const SLOTS: u16 = 8;
+    let mut cluster = Cluster::with(ClientOptions { slots: SLOTS, ..options() }, false);
+    cluster.slots = SLOTS;
+    for token in 0..SLOTS {
+        cluster.client.submit_with(create(0), token.into(), Some(SECOND)).unwrap();
+    }
+    for token in SLOTS..2 * SLOTS {
+        cluster.client.submit(create(0), token.into()).unwrap();
+    }
+    cluster.settle();
+    cluster.pass_stepwise(Duration::from_secs(3));
+    assert_eq!(cluster.completions.len(), SLOTS.into());
+    for done in cluster.completions.drain(..) {
+        let kind = done.result.unwrap_err().kind;
+        assert_eq!(kind, ErrorKind::TimedOut { maybe_applied: true });
+    }
+    let mut probes = Vec::new();
+    while let Some((_, asked)) = cluster.try_next() {
+        if let Asked::Inode(probe) = asked {
+            probes.push(probe.header);
+        }
+    }
+    assert_eq!(probes.len(), SLOTS.into());
+    for probe in probes {
+        cluster.answer_entry(probe, Status::OK);
+    }
+    cluster.settle();
+    for _ in 0..SLOTS {
+        let next = header_of(&cluster.next());
+        assert_eq!(next.sequence.get(), 2);
+    }
+    assert!(cluster.completions.is_empty());
 }
 
 /// Takes the probe of the slot of a request that was given up.

@@ -148,3 +148,49 @@ fn everything_is_handed_back_when_the_connection_is_lost() {
     let lost = TransferStatus::ConnectionLost;
     assert_eq!(abandoned(&mut transfers, None), [(0, lost), (1, lost), (2, lost), (3, lost)]);
 }
+
+#[test]
+fn ranges_that_are_being_read() {
+    let at = |address, len_bytes| RemoteSlice { address, key: Key(9), len_bytes };
+    let read = |token, address, len_bytes| Transfer {
+        remote: at(address, len_bytes),
+        ..transfer(token, 0)
+    };
+    let mut transfers = Transfers::new(8);
+    assert!(!transfers.is_read(transfers.next_number(), at(0, u32::MAX)), "nothing is");
+    transfers.push(read(1, 1000, 100), false);
+    transfers.push(read(2, 3000, 100), false);
+    // Of a write it does not matter.
+    transfers.push(read(3, 2000, 100), true);
+    let number = transfers.next_number();
+    assert_eq!(number, 3);
+    for (address, len_bytes, expected) in [
+        (1000, 1, true),
+        (1099, 1, true),
+        (1100, 1, false),
+        (999, 1, false),
+        (999, 2, true),
+        (0, 5000, true),
+        (1050, 0, false),
+        (2000, 100, false),
+        (1100, 1900, false),
+        (1100, 1901, true),
+        (u64::MAX, u32::MAX, false),
+        (0, u32::MAX, true),
+    ] {
+        let remote = at(address, len_bytes);
+        assert_eq!(transfers.is_read(number, remote), expected, "{address} {len_bytes}");
+        assert!(!transfers.is_read(0, remote), "nothing is in front of the first");
+    }
+    assert!(!transfers.is_read(1, at(3000, 1)) && transfers.is_read(2, at(3000, 1)));
+    transfers.answer(100, 2).expect("asked for");
+    assert!(transfers.is_read(number, at(1000, 1)), "begun is not done");
+    transfers.answered();
+    assert!(!transfers.is_read(number, at(1000, 1)) && transfers.is_read(number, at(3000, 1)));
+    // Those that are done are handed out, and numbers go on.
+    assert_eq!(completed(&mut transfers), [1]);
+    assert!(transfers.is_read(number, at(3000, 1)) && !transfers.is_read(1, at(3000, 1)));
+    transfers.answer(100, 2).expect("asked for");
+    transfers.answered();
+    assert!(!transfers.is_read(number, at(0, u32::MAX)));
+}
