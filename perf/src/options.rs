@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gannet_client::{Fabrics, Protection};
 use gannet_fabric::Address;
+use gannet_fabric::tcp::TcpOptions;
 use gannet_proto::limits::{FILE_BYTES_MAX, REQUEST_BYTES_MAX};
 use gannet_runtime::idle::IdlePolicy;
 use serde::{Deserialize, Serialize};
@@ -209,6 +210,8 @@ pub struct PerfOptions {
     /// Which of the addresses that servers listen at the client may use. Of an embedded server it uses
     /// the one that [`EmbeddedOptions::fabric`] says.
     pub fabrics: Fabrics,
+    /// How the client connects over TCP.
+    pub tcp: TcpOptions,
     /// What the measuring thread does while nothing has arrived.
     pub idle: IdlePolicy,
     /// Measure what the machine itself can do, before and after.
@@ -238,6 +241,7 @@ impl PerfOptions {
             complete_by_metaserver: false,
             protection: Protection::Region,
             fabrics: Fabrics::ALL,
+            tcp: TcpOptions::default(),
             idle: IdlePolicy::Spin,
             ceilings: true,
             seed: 1,

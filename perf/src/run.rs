@@ -123,7 +123,8 @@ fn connect(
     metaserver: &Address,
     server_stopped: Option<StopFlag>,
 ) -> Result<Host<AnyFabric>, PerfError> {
-    let mut fabric = AnyFabric::new(FabricOptions::default());
+    let tcp = options.tcp.clone();
+    let mut fabric = AnyFabric::new(FabricOptions { tcp, ..FabricOptions::default() });
     fabric.open(metaserver)?;
     let mut client = client_options(options, metaserver.clone())?;
     if options.reaches_over_tcp() && matches!(options.server, Server::Embedded(_)) {

@@ -34,7 +34,7 @@ pub struct Limits {
     pub arrivals_max: u32,
     /// Most transfers, on disk or fabric, under way at a time.
     pub operations_max: u32,
-    /// Most connections that have not said who they are.
+    /// Most connections that have not said who they are: of more, the oldest one has to go.
     pub handshakes_max: u32,
     /// Buffers for small bounced transfers, of [`SMALL_BUFFER_BYTES`] each. `None`: as many as the
     /// stores need.

@@ -12,7 +12,6 @@
 //! to failure and starts over with a welcome. A welcome of a term below the highest one seen is
 //! refused: it is a metadata server of the past.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use gannet_fabric::route::Route;
@@ -341,42 +340,6 @@ fn routes(
         }
     };
     Ok((lists.into_iter().map(Route::new).collect(), uuid))
-}
-
-/// Handshakes of connections that came in, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct Handshakes {
-    waiting: VecDeque<(ConnectionId, Time)>,
-}
-
-impl Handshakes {
-    /// A peer connected and has until `until` to say hello.
-    pub(crate) fn add(&mut self, connection: ConnectionId, until: Time) {
-        self.waiting.push_back((connection, until));
-    }
-
-    /// The peer said hello or is gone.
-    pub(crate) fn remove(&mut self, connection: ConnectionId) {
-        self.waiting.retain(|(waiting, _)| *waiting != connection);
-    }
-
-    /// Takes a peer whose time is over.
-    pub(crate) fn overdue(&mut self, now: Time) -> Option<ConnectionId> {
-        let (connection, until) = *self.waiting.front()?;
-        if until > now {
-            return None;
-        }
-        self.waiting.pop_front();
-        Some(connection)
-    }
-
-    pub(crate) fn deadline(&self) -> Time {
-        self.waiting.front().map_or(Time::NEVER, |(_, until)| *until)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
-    }
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     /// Does what is due by the clock: connects, and gives up on peers that are silent.
     pub(crate) fn keep_time(&mut self) -> usize {
         let mut work = 0;
-        while let Some(connection) = self.handshakes.overdue(self.now) {
+        while let Some(connection) = self.handshakes.take_overdue(self.now) {
             self.stats.connections_refused += 1;
             self.hang_up(connection);
             work += 1;
@@ -111,14 +111,20 @@ impl<F: Fabric, D: Disk> Target<F, D> {
     }
 
     fn accepted(&mut self, connection: ConnectionId) {
-        let full = self.handshakes.len() >= self.config.limits.handshakes_max as usize;
-        if self.stopping || full || !self.seats.set(connection, Role::Stranger) {
+        if self.stopping || !self.seats.set(connection, Role::Stranger) {
             self.stats.connections_refused += 1;
             self.engine.fabric.disconnect(connection);
             return;
         }
         let until = self.now + self.config.timing.handshake_timeout;
         self.handshakes.add(connection, until);
+        // Peers that say nothing must not keep others out.
+        let most = self.config.limits.handshakes_max as usize;
+        let fabric = &self.engine.fabric;
+        if let Some(oldest) = self.handshakes.take_for_room(fabric, connection, most) {
+            self.stats.connections_refused += 1;
+            self.hang_up(oldest);
+        }
     }
 
     fn connected(&mut self, connection: ConnectionId) {
@@ -158,7 +164,9 @@ impl<F: Fabric, D: Disk> Target<F, D> {
         let role = self.seats.role(connection);
         self.seats.clear(connection);
         match role {
-            Some(Role::Stranger) => self.handshakes.remove(connection),
+            Some(Role::Stranger) => {
+                self.handshakes.remove(connection);
+            }
             Some(Role::Host(session)) => self.host_lost(session, connection),
             Some(Role::Reactor(channel)) => {
                 tracing::debug!(channel, %reason, "back channel ended");

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use gannet_disk::{BLOCK_BYTES, Completion, Disk};
+use gannet_fabric::handshakes::Handshakes;
 use gannet_fabric::{Address, Events, Fabric, FabricError};
 use gannet_proto::Status;
 use gannet_proto::control::StoreInfo;
@@ -19,7 +20,7 @@ use gannet_runtime::time::Time;
 
 use crate::arrivals::Arrivals;
 use crate::config::TargetConfig;
-use crate::control::{Control, Handshakes};
+use crate::control::Control;
 use crate::engine::{Engine, Store};
 use crate::execute::Visit;
 use crate::grants::{Grants, Stage};

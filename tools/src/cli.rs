@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::addresses::check_listen;
 use crate::config::{STORE_BYTES, parse_network};
+use crate::tcp::TcpArguments;
 use crate::units::{format_size_exact, parse_duration, parse_size};
 
 /// Most data servers that `gannet dev` runs.
@@ -268,6 +269,8 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     #[arg(allow_hyphen_values = true)]
     pub(crate) patience: std::time::Duration,
+    #[command(flatten)]
+    pub(crate) tcp: TcpArguments,
 }
 
 /// How the host's memory is guarded.

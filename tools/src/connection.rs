@@ -10,7 +10,7 @@ use gannet_client::{
     Client, ClientOptions, Completion, ErrorKind, Fabrics, Operation, Outcome, Protection, Refused,
     RequestError, RequestId,
 };
-use gannet_fabric::any::{AnyFabric, FabricOptions};
+use gannet_fabric::any::AnyFabric;
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
 use gannet_fabric::{Address, DisconnectReason};
 use gannet_proto::operations::{Attributes, file_type};
@@ -67,7 +67,7 @@ impl Connection {
         requests_max: usize,
     ) -> Result<Connection, Failure> {
         let fabrics = fabrics(&server.server, server.fabrics, protection)?;
-        let fabric = open_fabric(FabricOptions::default(), &server.server)?;
+        let fabric = open_fabric(server.tcp.fabric_options(), &server.server)?;
         check_name(&server.server)?;
         let mut options =
             ClientOptions::random(server.server.clone()).map_err(Failure::operation)?;

@@ -19,6 +19,7 @@ mod perf;
 mod process;
 mod remote;
 mod roles;
+mod tcp;
 mod times;
 mod transfer;
 mod units;

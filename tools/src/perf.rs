@@ -16,6 +16,7 @@ use gannet_runtime::idle::IdlePolicy;
 use crate::cli::parse_server;
 use crate::connection::fabrics;
 use crate::failure::Failure;
+use crate::tcp::TcpArguments;
 use crate::units::{parse_duration, parse_size};
 
 /// Where the address of a running server is looked for when no argument says.
@@ -102,6 +103,8 @@ pub(crate) struct PerfArguments {
     /// How the client's memory is guarded against the data servers: "region" or "window".
     #[arg(long, value_name = "HOW", env = "GANNET_PROTECTION", default_value = "region")]
     protection: Protection,
+    #[command(flatten)]
+    tcp: TcpArguments,
     /// What the measuring thread does while nothing has arrived: "spin", or "adaptive", which leaves
     /// the core to others and sleeps after a while.
     #[arg(long, value_name = "HOW", default_value = "spin")]
@@ -174,6 +177,7 @@ fn options(arguments: &PerfArguments) -> Result<PerfOptions, Failure> {
     options.verify = arguments.verify;
     options.complete_by_metaserver = arguments.completion == "metaserver";
     options.protection = arguments.protection;
+    options.tcp = arguments.tcp.fabric_options().tcp;
     options.idle = arguments.idle;
     options.ceilings = !arguments.no_ceilings;
     options.seed = arguments.seed;
@@ -284,7 +288,8 @@ mod tests {
         let words = "--server shm:///run/meta.sock --core any --server-core 3 --file /a/b \
                      --size 1G --overwrite --keep --workload write,randread --depth 4,64 \
                      --block-size 8K --time 10s --warm-up 1ms --verify --completion metaserver \
-                     --no-ceilings --seed 9 --protection region --idle adaptive";
+                     --no-ceilings --seed 9 --protection region --idle adaptive \
+                     --tcp-peer-timeout 7s";
         let parsed = options(&parse(words).unwrap()).unwrap();
         let mut expected =
             PerfOptions::new(Server::Running("shm:///run/meta.sock".parse().unwrap()));
@@ -301,6 +306,7 @@ mod tests {
         (expected.verify, expected.complete_by_metaserver) = (true, true);
         expected.ceilings = false;
         expected.seed = 9;
+        expected.tcp.peer_timeout = Duration::from_secs(7);
         assert_eq!(format!("{parsed:?}"), format!("{expected:?}"));
         let words = words.replace("region", "window").replace("shm:///run/meta.sock", "tcp://h:1");
         let parsed = options(&parse(&format!("{words} --fabric shm,tcp")).unwrap()).unwrap();

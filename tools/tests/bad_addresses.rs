@@ -143,6 +143,22 @@ fn addresses_of_commands() {
         table.case(&only("tcp,rdma"), 2, &["rdma,tcp", "--server", &local, "or shm:// too"]);
         // What it leaves is tried.
         table.case(&only("tcp,shm"), 1, &["metadata server running"]);
+        for (word, value, hint) in [
+            ("--tcp-peer-timeout", "1999ms", "2s to 10m"),
+            ("--tcp-peer-timeout", "601s", "2s to 10m"),
+            ("--tcp-peer-timeout", "5", "as in \"10s\""),
+            ("--tcp-peer-timeout", "-5s", "as in \"10s\""),
+            ("--tcp-connect-timeout", "9ms", "10ms to 1m"),
+            ("--tcp-connect-timeout", "61s", "10ms to 1m"),
+            ("--tcp-connect-timeout", "", "as in \"10s\""),
+            ("--tcp-payload-checksums", "on", "true, false"),
+        ] {
+            let argument = format!("{word}={value}");
+            table.case(&with(&["--server", &nobody, &argument]), 2, &[word, value, hint]);
+        }
+        let slow = ["--tcp-peer-timeout", "10m", "--tcp-connect-timeout", "1m"];
+        let all = with(&[&["--server", &nobody, "--tcp-payload-checksums"][..], &slow].concat());
+        table.case(&all, 1, &["nobody listens"]);
     }
     let window = ["cat", "/f", "--server", &local, "--fabric=shm,tcp", "--protection=window"];
     table.case(&window, 2, &["--protection", "memory windows"]);

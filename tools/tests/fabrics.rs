@@ -7,10 +7,13 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use common::{Server, gannet, gannet_at, must, write};
+use common::{Server, gannet, gannet_at, must, run, write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 /// More than a pipe and the requests under way hold, so that whoever writes it out waits for its
@@ -144,6 +147,89 @@ fn one_process_can_use_tcp_alone() {
     let names: Vec<String> =
         sockets.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     assert!(names.iter().all(|name| !name.ends_with(".sock")), "{names:?}");
+}
+
+/// What a host says first on a TCP connection.
+fn greeting(listener: &TcpListener, words: &[&str], variables: &[(&str, &str)]) -> [u8; 64] {
+    let server = format!("tcp://{}", listener.local_addr().unwrap());
+    let mut command = gannet();
+    command.args(["ls", "--server", &server, "--patience", "100ms"]).args(words);
+    command.envs(variables.iter().copied()).stderr(Stdio::null());
+    let mut host = command.spawn().unwrap();
+    let mut greeting = [0; 64];
+    // A host that is refused never comes: the listener does not wait for ever.
+    let readable = |timeout: &Timespec| {
+        poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(timeout)).unwrap() == 1
+    };
+    assert!(readable(&Timespec { tv_sec: 60, tv_nsec: 0 }), "{words:?} {variables:?}");
+    listener.accept().unwrap().0.read_exact(&mut greeting).unwrap();
+    // It would wait for an answer.
+    host.kill().unwrap();
+    host.wait().unwrap();
+    greeting
+}
+
+#[test]
+fn hosts_ask_for_checksums_over_payload() {
+    const ARGUMENT: &str = "--tcp-payload-checksums";
+    const VARIABLE: &str = "GANNET_TCP_PAYLOAD_CHECKSUMS";
+    for (words, variables, wanted) in [
+        (&[][..], &[][..], 0),
+        (&[ARGUMENT], &[], 1),
+        (&[], &[(VARIABLE, "true")], 1),
+        (&[], &[(VARIABLE, "false")], 0),
+        (&["--tcp-payload-checksums=false"], &[(VARIABLE, "true")], 0),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let greeting = greeting(&listener, words, variables);
+        assert_eq!(greeting[..5], *b"GNTC\x01", "a hello");
+        assert_eq!(greeting[16] & 1, wanted, "{words:?} {variables:?}");
+    }
+}
+
+/// A connection that is not answered: its packets are dropped, as by a firewall.
+#[test]
+fn hosts_give_a_connection_as_long_as_they_shall() {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, listen, socket};
+    let new = || socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let listener = new();
+    bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listen(&listener, 0).unwrap();
+    let address: SocketAddrV4 = getsockname(&listener).unwrap().try_into().unwrap();
+    // The only one that may wait to be accepted.
+    let waiting = new();
+    connect(&waiting, &address).unwrap();
+    let server = format!("tcp://{address}");
+    let mut times = Vec::new();
+    for (words, variables) in [
+        (&["--tcp-connect-timeout", "50ms"][..], &[][..]),
+        (&[], &[("GANNET_TCP_CONNECT_TIMEOUT", "3s")]),
+    ] {
+        let mut command = gannet();
+        command.args(["ls", "--server", &server, "--patience", "1ms"]).args(words);
+        command.envs(variables.iter().copied());
+        let begun = Instant::now();
+        let output = run(command);
+        times.push(begun.elapsed());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+    println!("given up after {times:?}");
+    assert!(times[0] < Duration::from_secs(2), "{times:?}");
+    assert!(times[1] >= Duration::from_secs(3), "{times:?}");
+}
+
+#[test]
+fn what_hosts_set_about_tcp_holds_for_a_session() {
+    let top = tempfile::tempdir().unwrap();
+    let home = top.path().join("home");
+    let tcp = format!("tcp://{}:7485", loopback());
+    let words = ["dev", "--dir", home.to_str().unwrap(), "--store-size=ram:64M", "--log-in-ram"];
+    let mut server = start(&[&words[..], &["--listen", &tcp]].concat());
+    put_long(top.path(), &tcp);
+    let settings = ["--tcp-peer-timeout=2s", "--tcp-connect-timeout=5s", "--tcp-payload-checksums"];
+    let (meta, data) = reading(&tcp, &[&["--server", &tcp][..], &settings].concat());
+    assert_eq!((meta, data), (set(&["tcp"]), set(&["tcp"])));
+    assert!(server.stop().success());
 }
 
 #[test]

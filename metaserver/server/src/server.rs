@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use gannet_disk::{Completion, Disk, FileId};
+use gannet_fabric::handshakes::Handshakes;
 use gannet_fabric::{Address, ConnectionId, DisconnectReason, Event, Events, Fabric, FabricError};
 use gannet_meta_core::{Core, PeerMessage};
 use gannet_proto::Status;
@@ -135,7 +136,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             stats: Vec::new(),
             stats_tag: 0,
             counters: ShellCounters::default(),
-            handshakes: std::collections::VecDeque::new(),
+            handshakes: Handshakes::default(),
             leases: std::collections::VecDeque::new(),
             scratch: Box::default(),
             welcome: Vec::new(),
@@ -208,11 +209,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         while let Some(event) = events.pop() {
             work += 1;
             match event {
-                Event::Accepted { connection, .. } => {
-                    self.shell.connections.open(connection);
-                    let deadline = now.time + self.config.handshake_timeout;
-                    self.shell.handshakes.push_back((deadline, connection));
-                }
+                Event::Accepted { connection, .. } => self.accepted(now, connection),
                 Event::Message { connection, bytes } => {
                     self.message(now, connection, events.message(bytes));
                 }
@@ -232,12 +229,33 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         work
     }
 
+    /// A peer connected, and has not said who it is. Peers that never do must not keep others out.
+    fn accepted(&mut self, now: Now, connection: ConnectionId) {
+        self.shell.connections.open(connection);
+        let until = now.time + self.config.handshake_timeout;
+        let handshakes = &mut self.shell.handshakes;
+        handshakes.add(connection, until);
+        if let Some(oldest) = handshakes.take_for_room(&self.fabric, connection, usize::MAX) {
+            self.send_away(oldest);
+        }
+    }
+
+    /// Ends a connection whose peer did not say who it is.
+    fn send_away(&mut self, connection: ConnectionId) {
+        self.shell.counters.connections_refused += 1;
+        self.shell.connections.set_role(connection, Role::Refused);
+        self.fabric.disconnect(connection);
+    }
+
     fn message(&mut self, now: Now, connection: ConnectionId, packet: &[u8]) {
         self.shell.counters.messages_received += 1;
         self.shell.counters.message_bytes_received += packet.len() as u64;
         let mut frames = Frames::new(packet);
         let outcome = match self.shell.connections.role(connection) {
-            Some(Role::New) => self.hello(now, connection, &mut frames),
+            Some(Role::New) => {
+                self.shell.handshakes.remove(connection);
+                self.hello(now, connection, &mut frames)
+            }
             Some(Role::Host(host)) => {
                 if let Some(Some(session)) = self.shell.sessions.get_mut(host.0 as usize) {
                     session.is_in_use = true;
@@ -329,7 +347,10 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             Some(Role::Enrolling) => {
                 self.shell.enrolling.retain(|pending| pending.connection != connection);
             }
-            Some(Role::New | Role::Refused) | None => {}
+            Some(Role::New) => {
+                self.shell.handshakes.remove(connection);
+            }
+            Some(Role::Refused) | None => {}
         }
     }
 
@@ -355,15 +376,8 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
     }
 
     fn timers(&mut self, now: Now) {
-        while let Some((deadline, connection)) = self.shell.handshakes.front().copied() {
-            let undecided = self.shell.connections.role(connection) == Some(Role::New);
-            if undecided && deadline > now.time {
-                break;
-            }
-            self.shell.handshakes.pop_front();
-            if undecided {
-                self.fabric.disconnect(connection);
-            }
+        while let Some(connection) = self.shell.handshakes.take_overdue(now.time) {
+            self.send_away(connection);
         }
         self.end_leases(now);
         if let Some(core) = &mut self.core
@@ -416,7 +430,7 @@ impl<F: Fabric, D: Disk> Poller for MetaServer<F, D> {
     }
 
     fn deadline(&self) -> Time {
-        let handshake = self.shell.handshakes.front().map_or(Time::NEVER, |(time, _)| *time);
+        let handshake = self.shell.handshakes.deadline();
         let lease = self.shell.leases.front().map_or(Time::NEVER, |(time, _)| *time);
         let core = self.core.as_ref().map_or(Time::NEVER, |core| Time(core.deadline().0));
         let stats = self.shell.stats.iter().map(|pending| pending.deadline).min();

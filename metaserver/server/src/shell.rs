@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use gannet_fabric::ConnectionId;
+use gannet_fabric::handshakes::Handshakes;
 use gannet_meta_core::{Enrollment, Lsn, Now, PeerMessage, SessionIndex, Sink};
 use gannet_proto::control::{Grant, Revoke, StoreInfo};
 use gannet_proto::packet::{Message, PacketWriter};
@@ -76,8 +77,8 @@ pub(crate) struct Shell {
     pub(crate) stats: Vec<PendingStats>,
     pub(crate) stats_tag: u64,
     pub(crate) counters: ShellCounters,
-    /// New connections with the time until which they have to say who they are.
-    pub(crate) handshakes: VecDeque<(Time, ConnectionId)>,
+    /// New connections, which have to say who they are.
+    pub(crate) handshakes: Handshakes,
     /// Sessions without a connection, in the order in which their leases may end.
     pub(crate) leases: VecDeque<(Time, SessionIndex)>,
     pub(crate) scratch: Box<PacketWriter>,

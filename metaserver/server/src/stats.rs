@@ -21,6 +21,8 @@ pub(crate) struct ShellCounters {
     pub(crate) message_bytes_received: u64,
     pub(crate) outputs_held: u64,
     pub(crate) protocol_violations: u64,
+    /// Connections whose peers did not say in time who they are, or had to make room for others.
+    pub(crate) connections_refused: u64,
     pub(crate) hosts_connected: u64,
     pub(crate) targets_connected: u64,
     /// Bytes that one-sided transfers moved through this server's memory: it registers none, so
@@ -86,6 +88,7 @@ impl Shell {
             ("protocol_violations", shell.protocol_violations),
             ("hosts_connected", shell.hosts_connected),
             ("targets_connected", shell.targets_connected),
+            ("connections_refused", shell.connections_refused),
             ("log_frames", log_frames),
             ("log_bytes", log_bytes),
         ] {

@@ -88,7 +88,13 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             stores: opening.stores,
         };
         if self.config.reactor == 0 {
-            self.shell.enrolling.retain(|other| other.uuid != hello.uuid);
+            let same = |other: &PendingTarget| other.uuid == hello.uuid;
+            if let Some(place) = self.shell.enrolling.iter().position(same) {
+                // Nothing would end the connection that is overtaken.
+                let overtaken = self.shell.enrolling.swap_remove(place).connection;
+                self.shell.connections.set_role(overtaken, Role::Refused);
+                self.fabric.disconnect(overtaken);
+            }
             let stores = pending.stores.clone();
             self.shell.enrolling.push(pending);
             self.shell.connections.set_role(connection, Role::Enrolling);

@@ -224,17 +224,3 @@ fn silent_peers_are_overdue_and_pauses_grow() {
     assert!(control.lost(0, Time(0)));
     assert_eq!(control.deadline(), Time(10_000_000), "a welcome starts the pauses over");
 }
-
-#[test]
-fn handshakes_are_overdue_in_order() {
-    let mut handshakes = Handshakes::default();
-    for index in 0..3 {
-        handshakes.add(connection(index), Time(10 + u64::from(index)));
-    }
-    handshakes.remove(connection(1));
-    assert_eq!((handshakes.len(), handshakes.deadline()), (2, Time(10)));
-    assert_eq!(handshakes.overdue(Time(9)), None);
-    assert_eq!(handshakes.overdue(Time(12)), Some(connection(0)));
-    assert_eq!(handshakes.overdue(Time(12)), Some(connection(2)));
-    assert_eq!((handshakes.overdue(Time(12)), handshakes.deadline()), (None, Time::NEVER));
-}

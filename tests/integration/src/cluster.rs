@@ -31,6 +31,14 @@ pub enum Network {
         /// Networks besides this machine that may connect, as in the configuration.
         trusted_hosts: Vec<String>,
     },
+    /// All fabrics at once on this machine: each server listens over shared memory, at an RDMA device
+    /// and over TCP. The servers reach each other over shared memory.
+    Every {
+        /// The device's address, and that of TCP.
+        host: String,
+        /// As for RDMA alone; the same numbers are ports of TCP.
+        port: u16,
+    },
     /// Places on a network, each server at one of its own.
     Tcp {
         /// The metadata server's.
@@ -203,15 +211,16 @@ impl Cluster {
         let ClusterOptions { reactors, targets, stores, store_size, network, .. } = options;
         let (directory, trust) = (self.directory.path().display(), network.trust());
         let metaserver = self.address();
+        let listen = listed(&self.addresses());
         let text = format!(
-            "directory = \"{directory}/meta\"\nlisten = \"{metaserver}\"\n\
+            "directory = \"{directory}/meta\"\nlisten = {listen}\n\
              reactors = {reactors}\nidle = \"adaptive\"\nlease = \"{}ms\"\n{trust}{}",
             options.lease.as_millis(),
             options.metaserver_settings
         );
         std::fs::write(self.config("metaserver"), text).expect("a file");
         for index in 0..*targets {
-            let (name, listen) = (target_name(index), self.target_address(index));
+            let (name, listen) = (target_name(index), listed(&self.target_addresses(index)));
             let store = match stores.get(index).cloned().unwrap_or_default() {
                 Store::Device(path) => format!("path = {path:?}\nkind = \"device\"\n"),
                 other => {
@@ -221,7 +230,7 @@ impl Cluster {
                 }
             };
             let text = format!(
-                "listen = \"{listen}\"\nmetaserver = \"{metaserver}\"\nidle = \"adaptive\"\n\
+                "listen = {listen}\nmetaserver = \"{metaserver}\"\nidle = \"adaptive\"\n\
                  {trust}{}[[store]]\n{store}",
                 options.target_settings
             );
@@ -399,10 +408,18 @@ impl Cluster {
     /// If the machine's temporary directory has too long a path.
     #[must_use]
     pub fn address(&self) -> Address {
+        self.addresses().swap_remove(0)
+    }
+
+    /// All addresses at which hosts find the file system.
+    ///
+    /// # Panics
+    /// As [`Cluster::address`].
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
         match &self.network {
-            Network::Shm => self.socket("meta.sock"),
-            Network::Rdma { host, port, .. } => Address::Rdma { host: host.clone(), port: *port },
-            Network::Tcp { metaserver, .. } => metaserver.listens(),
+            Network::Tcp { metaserver, .. } => vec![metaserver.listens()],
+            _ => self.here("meta.sock", 0),
         }
     }
 
@@ -412,17 +429,30 @@ impl Cluster {
     /// As [`Cluster::address`].
     #[must_use]
     pub fn target_address(&self, index: usize) -> Address {
+        self.target_addresses(index).swap_remove(0)
+    }
+
+    fn target_addresses(&self, index: usize) -> Vec<Address> {
         match &self.network {
-            Network::Shm => self.socket(&format!("{}.sock", target_name(index))),
-            Network::Rdma { host, port, .. } => {
-                Address::Rdma { host: host.clone(), port: port + TARGET_PORTS + index as u16 }
-            }
-            Network::Tcp { targets, .. } => targets[index].listens(),
+            Network::Tcp { targets, .. } => vec![targets[index].listens()],
+            _ => self.here(&format!("{}.sock", target_name(index)), TARGET_PORTS + index as u16),
         }
     }
 
-    fn socket(&self, name: &str) -> Address {
-        Address::shm(self.sockets.path().join(name)).expect("a short path")
+    /// Where a server on this machine listens: its socket, or this far behind the first port.
+    fn here(&self, socket: &str, behind: u16) -> Vec<Address> {
+        let socket = || Address::shm(self.sockets.path().join(socket)).expect("a short path");
+        match &self.network {
+            Network::Rdma { host, port, .. } => {
+                vec![Address::Rdma { host: host.clone(), port: port + behind }]
+            }
+            Network::Every { host, port } => {
+                let (host, port) = (host.clone(), port + behind);
+                let tcp = Address::Tcp { host: host.clone(), port };
+                vec![socket(), tcp, Address::Rdma { host, port }]
+            }
+            Network::Shm | Network::Tcp { .. } => vec![socket()],
+        }
     }
 
     /// What the metadata server has printed, all its processes together.
@@ -475,6 +505,12 @@ impl Cluster {
         let space = self.run(&["df", "--json"]).json();
         space["used_bytes"].as_u64().expect("a number")
     }
+}
+
+/// Addresses as a configuration lists them.
+fn listed(addresses: &[Address]) -> String {
+    let texts: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    format!("[{}]", texts.join(", "))
 }
 
 fn target_name(index: usize) -> String {

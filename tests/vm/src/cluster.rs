@@ -11,7 +11,7 @@ use crate::wait;
 /// Where the metadata server listens; the data servers are on the ports behind it.
 pub const PORT: u16 = 7600;
 /// Reactors of the metadata server.
-const REACTORS: u32 = 2;
+pub const REACTORS: u32 = 2;
 /// Longer than any outage that these tests make: a write whose session is lost fails.
 const LEASE: Duration = Duration::from_secs(30);
 /// The lease for tests of what a dead host leaves behind.

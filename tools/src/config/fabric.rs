@@ -2,6 +2,7 @@
 //! set about RDMA devices and TCP.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use gannet_fabric::Address;
@@ -24,9 +25,12 @@ const ACKNOWLEDGE_TIMEOUT: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_secs(10));
 const TCP_CONNECTIONS: (i64, i64) = (1, 65536);
 const HALF_OPEN: (i64, i64) = (1, 16384);
-/// The kernel's probes have a resolution of a second.
-const PEER_TIMEOUT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
-const CONNECT_TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+/// Time-outs of dead peers over TCP. The kernel's probes have a resolution of a second.
+pub(crate) const TCP_PEER_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_secs(2)..=Duration::from_secs(600);
+/// Times that making a connection over TCP may take.
+pub(crate) const TCP_CONNECT_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(60);
 
 /// The keys of the table `[rdma]`.
 #[derive(Deserialize)]
@@ -146,11 +150,11 @@ fn read_tcp(document: &Document, keys: &TcpKeys, options: &mut TcpOptions) -> Re
     if let Some(wanted) = document.boolean("tcp.payload_checksums", &keys.payload_checksums)? {
         options.payload_checksums = wanted;
     }
-    let (key, range) = ("tcp.peer_timeout", PEER_TIMEOUT.0..=PEER_TIMEOUT.1);
+    let (key, range) = ("tcp.peer_timeout", TCP_PEER_TIMEOUT);
     if let Some(timeout) = document.duration(key, &keys.peer_timeout, range)? {
         options.peer_timeout = timeout;
     }
-    let (key, range) = ("tcp.connect_timeout", CONNECT_TIMEOUT.0..=CONNECT_TIMEOUT.1);
+    let (key, range) = ("tcp.connect_timeout", TCP_CONNECT_TIMEOUT);
     if let Some(timeout) = document.duration(key, &keys.connect_timeout, range)? {
         options.connect_timeout = timeout;
     }

@@ -8,6 +8,6 @@ mod fabric;
 mod metaserver;
 mod target;
 
-pub(crate) use fabric::parse_network;
+pub(crate) use fabric::{TCP_CONNECT_TIMEOUT, TCP_PEER_TIMEOUT, parse_network};
 pub(crate) use metaserver::MetaServerSettings;
 pub(crate) use target::{STORE_BYTES, StorePlace, StoreSettings, TargetSettings};

@@ -20,8 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The command, with an environment that says nothing to it.
 pub(crate) fn gannet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
-    for variable in ["GANNET_SERVER", "GANNET_LOG", "GANNET_PROTECTION", "GANNET_FABRICS"] {
-        command.env_remove(variable);
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("GANNET_") {
+            command.env_remove(variable);
+        }
     }
     command.stdin(Stdio::null());
     command
