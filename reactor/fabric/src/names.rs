@@ -52,6 +52,9 @@ pub(crate) struct Answer {
 struct State {
     /// At most one question per place of the fabric's table.
     questions: VecDeque<Question>,
+    /// What threads are looking up: whoever asks for the same waits for the same answer, so that one
+    /// name that takes long keeps one thread busy, however often it is asked for.
+    under_way: Vec<(String, u16)>,
     answers: Vec<Answer>,
     threads: usize,
 }
@@ -73,26 +76,49 @@ impl Shared {
 
     /// What a thread does.
     fn work(&self) {
-        while let Some(Question { asker, host, port, deadline }) = self.next() {
-            if Time::monotonic() >= deadline {
-                continue;
-            }
+        while let Some(Question { asker, host, port, deadline: _ }) = self.next() {
             let address = (self.look_up)(&host, port);
             let mut state = self.state();
-            state.answers.push(Answer { asker, host, address });
+            let State { questions, under_way, answers, .. } = &mut *state;
+            under_way.retain(|(name, number)| (name, *number) != (&host, port));
+            questions.retain(|question| {
+                let same = (&question.host, question.port) == (&host, port);
+                if same {
+                    let (asker, host) = (question.asker, host.clone());
+                    answers.push(Answer { asker, host, address: again(&address) });
+                }
+                !same
+            });
+            answers.push(Answer { asker, host, address });
             self.answered.store(true, Ordering::Release);
             self.wake.signal();
         }
     }
 
-    /// The next question. Without one the thread is at its end.
+    /// The next question that nobody is about to answer. Without one the thread is at its end.
     fn next(&self) -> Option<Question> {
         let mut state = self.state();
-        let next = state.questions.pop_front();
-        if next.is_none() {
-            state.threads -= 1;
+        let now = Time::monotonic();
+        let State { questions, under_way, threads, .. } = &mut *state;
+        questions.retain(|question| question.deadline > now);
+        let asked = |question: &Question| {
+            under_way.iter().any(|(host, port)| (host, *port) == (&question.host, question.port))
+        };
+        let next = questions.iter().position(|question| !asked(question));
+        let next = next.and_then(|position| questions.remove(position));
+        match &next {
+            Some(question) => under_way.push((question.host.clone(), question.port)),
+            None => *threads -= 1,
         }
         next
+    }
+}
+
+/// The same answer for somebody else.
+fn again(address: &io::Result<SocketAddr>) -> io::Result<SocketAddr> {
+    match address {
+        Ok(address) => Ok(*address),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
     }
 }
 
@@ -281,6 +307,31 @@ mod tests {
         ports.sort_unstable();
         assert_eq!(ports, [0, 1, 2, 3, 12]);
         assert_eq!(questions.try_iter().collect::<Vec<_>>(), [12], "nobody wants to know of 11");
+    }
+
+    /// However often a name that takes long is asked for, the others do not wait for it.
+    #[test]
+    fn one_look_up_serves_all_who_ask_for_the_same() {
+        const ASKERS: u32 = 2 * THREADS_MAX as u32;
+        let (mut names, questions, answer) = slow();
+        let deadline = Time::monotonic() + LONG;
+        for index in 0..ASKERS {
+            names.ask(id(index), "nobody", 1, deadline).unwrap();
+        }
+        assert_eq!(questions.recv().unwrap(), 1);
+        names.ask(id(ASKERS), "somebody", 2, deadline).unwrap();
+        assert_eq!(questions.recv().unwrap(), 2, "it waits for the other one");
+        answer.send(()).unwrap();
+        answer.send(()).unwrap();
+        let mut answers = Vec::new();
+        while answers.len() <= ASKERS as usize {
+            answers.extend(next(&mut names));
+        }
+        answers.sort_by_key(|answer| answer.asker.index);
+        let found: Vec<_> = answers.iter().map(|answer| answer.address.is_ok()).collect();
+        assert_eq!(found[..ASKERS as usize], [false; ASKERS as usize]);
+        assert!(found[ASKERS as usize] && questions.try_recv().is_err(), "asked again");
+        assert!(names.shared.state().under_way.is_empty());
     }
 
     #[test]

@@ -15,9 +15,11 @@ use super::wire::Entry;
 use crate::{DisconnectReason, Event};
 
 impl Connection {
-    /// Begins to wait for something, not longer than for what is waited for already.
+    /// Begins to wait for something, not longer than for keys whose answers have to leave.
     fn wait_until(&mut self, deadline: Time) {
-        self.deadline = Some(self.deadline.map_or(deadline, |other| other.min(deadline)));
+        let leaving = self.link.as_ref().is_some_and(|link| !link.leaving.is_empty());
+        let earlier = self.deadline.filter(|other| leaving && *other < deadline);
+        self.deadline = Some(earlier.unwrap_or(deadline));
     }
 }
 
@@ -113,6 +115,9 @@ impl TcpFabric {
         }
         self.ending += 1;
         connection.deadline = None;
+        if std::mem::take(&mut connection.direct) {
+            self.direct.retain(|listed| *listed != index);
+        }
         let operations = [
             (connection.receiving, Operation::Receive),
             (connection.sending, Operation::Send),
@@ -171,7 +176,10 @@ impl TcpFabric {
         if let Some(socket) = socket
             && !matches!(reason, DisconnectReason::PeerLost | DisconnectReason::Unreachable)
         {
-            self.leave_behind(socket, rest);
+            match known {
+                true => self.leave_behind(socket, rest),
+                false => self.turn_out(socket),
+            }
         }
         if known {
             self.pending.push_back(Event::Disconnected { connection: id, reason });

@@ -76,7 +76,7 @@ pub struct TcpFabric {
     /// They were there at the last poll already.
     put_off_once: bool,
     /// Busy connections, asked at every poll without the ring.
-    pub(super) direct: Vec<u32>,
+    pub(super) direct: VecDeque<u32>,
     /// How far apart arrivals may be on a busy connection: [`BUSY_WITHIN`], but in tests.
     pub(super) busy_within: Duration,
     /// One of them is being handled.
@@ -126,7 +126,7 @@ impl TcpFabric {
             answers: Vec::with_capacity(ANSWERS_PER_ROUND),
             listening_later: Vec::with_capacity(places),
             put_off_once: false,
-            direct: Vec::with_capacity(2 * DIRECT_MAX),
+            direct: VecDeque::with_capacity(2 * DIRECT_MAX),
             busy_within: BUSY_WITHIN,
             handles_direct: false,
             hot: false,
@@ -217,7 +217,7 @@ impl TcpFabric {
         if busy && (self.handles_direct || (!payload && self.direct.len() < DIRECT_MAX)) {
             if !connection.direct {
                 connection.direct = true;
-                self.direct.push(index);
+                self.direct.push_back(index);
             }
         } else if payload {
             self.hot = true;
@@ -246,12 +246,12 @@ impl TcpFabric {
     /// Asks the sockets of busy connections.
     #[inline]
     fn receive_directly(&mut self, events: &mut Events) {
-        for position in (0..self.direct.len()).rev() {
+        for _ in 0..self.direct.len() {
             if self.received_bytes > BYTES_PER_POLL {
-                // They stay, and are asked at the next poll.
+                // They stay in front, and are asked first at the next poll.
                 return;
             }
-            let index = self.direct.swap_remove(position);
+            let Some(index) = self.direct.pop_front() else { return };
             for round in 1..=ROUNDS_PER_POLL {
                 let Some(connection) = self.slots.at_mut(index) else { break };
                 let receives = matches!(connection.state, State::Established | State::Closing(_));
@@ -271,7 +271,7 @@ impl TcpFabric {
                         self.request_now(index);
                     } else {
                         connection.direct = true;
-                        self.direct.push(index);
+                        self.direct.push_back(index);
                     }
                     break;
                 }
@@ -405,7 +405,10 @@ impl TcpFabric {
             link.greeting_under_way = false;
             connection.handshake = None;
             return match answer.result {
-                count if count == GREETING_BYTES as i32 => self.launch(index),
+                count if count == GREETING_BYTES as i32 => {
+                    self.launch(index);
+                    self.check_closing(index);
+                }
                 _ => self.broken(index),
             };
         }
@@ -783,7 +786,7 @@ impl Fabric for TcpFabric {
         self.answer_owing();
         self.send_dirty();
         self.request_all();
-        while let Some(index) = self.direct.pop() {
+        while let Some(index) = self.direct.pop_front() {
             if self.at(index).is_some_and(|found| std::mem::take(&mut found.direct)) {
                 self.request_now(index);
             }

@@ -9,7 +9,8 @@
 //! That takes as long as the peer takes it, within bounds: the kernel gives up a peer that
 //! acknowledges or takes nothing for [`TcpOptions::peer_timeout`](super::TcpOptions::peer_timeout),
 //! and one that takes too little is reset after `delivery_timeout`. There are no more of these
-//! sockets than there may be connections; beyond that they are closed at once.
+//! sockets than there may be connections; beyond that they are closed at once. Peers that never had a
+//! connection get a share of the places, and the shorter time.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -20,6 +21,9 @@ use rustix::net::{Shutdown, sockopt};
 use super::fabric::TcpFabric;
 use super::outgoing::Outgoing;
 use super::ring::Operation;
+
+/// One of so many places is for peers that were turned away.
+const STRANGERS_ONE_OF: usize = 4;
 
 /// What remains to be sent of a connection that is over.
 pub(super) struct Rest {
@@ -40,6 +44,8 @@ pub(super) struct Leaving {
     sending: bool,
     /// Given up; the kernel's answers are awaited.
     ended: bool,
+    /// It never was a connection's.
+    stranger: bool,
 }
 
 impl Leaving {
@@ -54,13 +60,21 @@ impl Leaving {
 }
 
 impl TcpFabric {
-    /// Reads a socket to its end before it is closed.
-    pub(super) fn let_leave(&mut self, socket: OwnedFd) {
-        self.leave_behind(socket, None);
+    /// Reads the socket of a peer that was turned away to its end before it is closed.
+    pub(super) fn turn_out(&mut self, socket: OwnedFd) {
+        let strangers = self.leaving.iter().flatten().filter(|leaving| leaving.stranger).count();
+        if strangers < self.options.connections_max.div_ceil(STRANGERS_ONE_OF) {
+            self.leave(socket, None, true);
+        }
     }
 
-    /// The same, and delivers what remains to be sent.
+    /// Reads the socket of a connection that is over to its end before it is closed, and delivers
+    /// what remains to be sent.
     pub(super) fn leave_behind(&mut self, socket: OwnedFd, rest: Option<Rest>) {
+        self.leave(socket, rest, false);
+    }
+
+    fn leave(&mut self, socket: OwnedFd, rest: Option<Rest>, stranger: bool) {
         if rest.is_none() && rustix::net::shutdown(&socket, Shutdown::Write).is_err() {
             return;
         }
@@ -74,7 +88,10 @@ impl TcpFabric {
         };
         let now = Time::monotonic();
         let deadline = now + self.options.peer_timeout;
-        let last_deadline = now + self.options.delivery_timeout.max(self.options.peer_timeout);
+        let last_deadline = match stranger {
+            true => deadline,
+            false => deadline.max(now + self.options.delivery_timeout),
+        };
         let leaving = self.leaving[place].insert(Leaving {
             socket,
             rest,
@@ -83,6 +100,7 @@ impl TcpFabric {
             receiving: true,
             sending: false,
             ended: false,
+            stranger,
         });
         self.ring.discard(place as u32, leaving.socket.as_fd(), &mut self.sink);
         self.deliver(place as u32);

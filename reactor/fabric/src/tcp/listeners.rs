@@ -140,7 +140,7 @@ impl TcpFabric {
         // A fresh socket has room for it; if not, the peer learns of the end alone.
         let flags = rustix::net::SendFlags::NOSIGNAL;
         let _sent = rustix::net::send(&socket, &refusal.encode(), flags);
-        self.let_leave(socket);
+        self.turn_out(socket);
     }
 
     /// Gives places to those who wait for one, and goes on behind them.

@@ -37,8 +37,8 @@ pub struct TcpOptions {
     /// write or answer of which a part is left, and those that wait behind a read which is not answered.
     pub linger: Duration,
     /// How long, from then on, the peer may take for such messages as long as it takes some of them
-    /// within each `peer_timeout`. Nobody waits for it, but it costs a descriptor, and as much memory
-    /// as the messages.
+    /// within each `peer_timeout`. Nobody waits for it, but it costs a descriptor, and the memory
+    /// in which the connection collected what it sends.
     pub delivery_timeout: Duration,
     /// A peer that acknowledges nothing for so long, or takes nothing, is lost. An idle connection
     /// is probed by the kernel, so that a dead peer is noticed within about twice this time.

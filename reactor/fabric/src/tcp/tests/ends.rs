@@ -1,6 +1,7 @@
 //! Ends of keys and connections while something is under way: nothing lands in memory afterwards,
 //! and nobody is kept waiting by a peer that does not take what it gets.
 
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,6 +151,45 @@ fn an_unused_key_ends_at_once() {
         assert_eq!(stage.end(), DisconnectReason::Protocol, "{way:?}");
         assert!(bytes_of(&memory).iter().all(|byte| *byte == CANARY), "{way:?}");
     }
+}
+
+/// Its place may be another's before the next poll.
+#[test]
+fn what_ends_is_not_asked_any_more() {
+    let (mut stage, ..) = stage(Way::Direct);
+    assert_eq!(stage.fabric.direct, [stage.id.index]);
+    stage.fabric.end(stage.id.index, DisconnectReason::Local);
+    assert!(stage.fabric.direct.is_empty());
+}
+
+/// A key waited for answers to leave, and they have: that time has no meaning any more.
+#[test]
+fn an_end_has_its_own_time() {
+    let mut stage = backlogged(TcpOptions { large_credits: 1000, ..TcpOptions::default() });
+    let linger = TcpOptions::default().linger;
+    stage.fabric.await_leaving(stage.id.index, Time::monotonic() + Duration::from_millis(1));
+    let begin = Time::monotonic();
+    stage.fabric.disconnect(stage.id);
+    assert!(stage.connection().deadline.is_some_and(|deadline| deadline >= begin + linger));
+}
+
+/// Peers that are turned away and stay have a share of the places, and no more time than the dead.
+#[test]
+fn strangers_have_a_share_of_the_places() {
+    let options = TcpOptions { connections_max: 8, ..TcpOptions::default() };
+    let peer_timeout = options.peer_timeout;
+    let mut stage = Stage::new(options);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let at = listener.local_addr().expect("it is bound");
+    let mut peers = Vec::new();
+    for _ in 0..4 {
+        peers.push(TcpStream::connect(at).expect("it listens"));
+        stage.fabric.turn_out(listener.accept().expect("it connects").0.into());
+    }
+    let leaving = |stage: &Stage| stage.fabric.leaving.iter().flatten().count();
+    assert_eq!(leaving(&stage), 2);
+    stage.turn_at(Time::monotonic() + peer_timeout + Duration::from_millis(1));
+    stage.until("their ends", |stage| (leaving(stage) == 0).then_some(()));
 }
 
 /// A message, again and again, and what becomes of them: more than sockets hold.

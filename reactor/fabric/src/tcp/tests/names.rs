@@ -131,11 +131,11 @@ fn late_answers_concern_nobody() {
     assert_eq!(slow.ends(early), DisconnectReason::Unreachable);
     assert!(start.elapsed() >= Duration::from_millis(300), "it was not waited for");
 
-    let given_up = slow.connect("somebody", 1);
+    let given_up = slow.connect("somebody", 2);
     slow.fabric.disconnect(given_up);
     assert_eq!(slow.ends(given_up), DisconnectReason::Local);
 
-    let last = slow.connect("somebody", 1);
+    let last = slow.connect("somebody", 3);
     assert_eq!((last.index, given_up.index), (early.index, early.index), "one place");
     // The first one's answer.
     slow.answer.send(()).unwrap();
