@@ -1,6 +1,7 @@
 //! A server without work uses no processor to speak of, and is awake at once when work comes.
 
 use std::process::Command;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use gannet_client::Ownership;
@@ -16,9 +17,12 @@ const WATCHED: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_millis(250);
 /// How often. The machine may be busy with something else at one of the moments, or at some of
 /// them; the best is what the servers need.
-const IDLES: u32 = 20;
+const IDLES: u32 = 12;
 /// Until when the first request after that has its answer.
 const ANSWER_MAX: Duration = Duration::from_millis(1);
+/// The same as a multiple of the time in which a thread of this machine that slept as long is woken
+/// and wakes the other in turn: a virtual machine's processors may take milliseconds for it.
+const WAKES_MAX: u32 = 4;
 
 /// `gannet dev` in a directory of its own.
 struct Dev {
@@ -40,15 +44,40 @@ fn start(store_size: &str) -> Dev {
     Dev { server, address, _directory: directory }
 }
 
-/// The best latency of a request of `ask` after the servers had nothing to do for a while.
-fn latency_after_idling(mut ask: impl FnMut()) -> Duration {
-    let once = |_| {
+/// A thread that sleeps until it is asked, and answers.
+struct Echo {
+    ask: Sender<()>,
+    answers: Receiver<()>,
+}
+
+impl Echo {
+    fn start() -> Echo {
+        let (ask, asked) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        std::thread::spawn(move || asked.into_iter().try_for_each(|()| answer.send(())));
+        Echo { ask, answers }
+    }
+
+    fn ask(&self) {
+        self.ask.send(()).expect("it listens");
+        self.answers.recv().expect("it answers");
+    }
+}
+
+/// The best latency of a request of `ask` after the servers had nothing to do for a while, and the
+/// longest that it may be: in the same moments, as it were, the machine's own is measured.
+fn latency_after_idling(mut ask: impl FnMut()) -> (Duration, Duration) {
+    fn after_idling(ask: impl FnOnce()) -> Duration {
         std::thread::sleep(IDLE);
         let begun = Instant::now();
         ask();
         begun.elapsed()
-    };
-    (0..IDLES).map(once).min().expect("at least one")
+    }
+    let echo = Echo::start();
+    let once = |_| (after_idling(|| echo.ask()), after_idling(&mut ask));
+    let (own, latencies): (Vec<_>, Vec<_>) = (0..IDLES).map(once).unzip();
+    let best = |latencies: Vec<Duration>| latencies.into_iter().min().expect("at least one");
+    (best(latencies), ANSWER_MAX.max(WAKES_MAX * best(own)))
 }
 
 #[test]
@@ -90,9 +119,11 @@ fn an_idle_server_wakes_at_once() {
     let read = latency_after_idling(|| {
         assert_eq!(session.read_at(file, 0, &mut block).expect("read"), block.len());
     });
-    println!("after {IDLE:?} without work: stat {stat:?}, read of a block {read:?}");
-    assert!(stat <= ANSWER_MAX, "{stat:?}");
-    assert!(read <= ANSWER_MAX, "{read:?}");
+    println!(
+        "after {IDLE:?} without work: stat {:?} (at most {:?}), read of a block {:?} (at most {:?})",
+        stat.0, stat.1, read.0, read.1
+    );
+    assert!(stat.0 <= stat.1 && read.0 <= read.1);
     drop(session);
     dev.server.stop();
 }
