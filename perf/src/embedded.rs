@@ -95,14 +95,24 @@ impl Embedded {
         options: &EmbeddedOptions,
         core: Option<usize>,
     ) -> Result<Embedded, PerfError> {
-        let log_bytes_max = (machine::memory_available_bytes() / 2).max(RAM_LOG_BYTES_MIN);
-        Embedded::start_with_log(options, core, log_bytes_max)
+        Embedded::start_waiting(options, core, IdlePolicy::Spin)
     }
 
-    /// As [`Embedded::start`]; a log in memory grows to `log_bytes_max`.
+    /// As [`Embedded::start`]; on a core of its own the server waits for work as `idle` says.
+    pub(crate) fn start_waiting(
+        options: &EmbeddedOptions,
+        core: Option<usize>,
+        idle: IdlePolicy,
+    ) -> Result<Embedded, PerfError> {
+        let log_bytes_max = (machine::memory_available_bytes() / 2).max(RAM_LOG_BYTES_MIN);
+        Embedded::start_with_log(options, core, idle, log_bytes_max)
+    }
+
+    /// As [`Embedded::start_waiting`]; a log in memory grows to `log_bytes_max`.
     pub(crate) fn start_with_log(
         options: &EmbeddedOptions,
         core: Option<usize>,
+        idle: IdlePolicy,
         log_bytes_max: u64,
     ) -> Result<Embedded, PerfError> {
         let directories = Directories::make(options)?;
@@ -126,7 +136,7 @@ impl Embedded {
         let mut reactor = ReactorOptions::new("gannet-server");
         reactor.core = core;
         // Spinning pays on a core of one's own; elsewhere it takes the client's time.
-        reactor.idle = if core.is_some() { IdlePolicy::Spin } else { IdlePolicy::ADAPTIVE };
+        reactor.idle = if core.is_some() { idle } else { IdlePolicy::ADAPTIVE };
         let reactor = spawn(reactor, stop.clone(), move || plan.build())
             .map_err(|error| PerfError::Embedded(error.to_string()))?;
         Ok(Embedded { address, reactor, stop, failure, _directories: directories })
@@ -135,6 +145,12 @@ impl Embedded {
     /// Where hosts connect.
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Where its log lies, unless that is in memory.
+    #[cfg(test)]
+    pub(crate) fn log_directory(&self) -> Option<&Path> {
+        self._directories.log.as_ref().map(TempDir::path)
     }
 
     /// Set when the server has given up.

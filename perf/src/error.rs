@@ -31,6 +31,12 @@ pub enum PerfError {
         /// The file.
         file: String,
     },
+    /// A directory that a run makes is there already.
+    #[error("{directory} exists: remove it, or give another --prefix")]
+    DirectoryExists {
+        /// The directory.
+        directory: String,
+    },
     /// A request failed.
     #[error("{what} {file}: {source}")]
     Request {
@@ -62,6 +68,36 @@ pub enum PerfError {
         file: String,
         /// Where and how it differs.
         mismatch: Mismatch,
+    },
+    /// A directory does not have as many entries as were made in it.
+    #[error("{directory} has {expected} files, and its listing {found}")]
+    Listing {
+        /// The directory.
+        directory: String,
+        /// How many files were made in it.
+        expected: u64,
+        /// How many were listed.
+        found: u64,
+    },
+    /// A run failed, and what it had made could not be removed.
+    #[error("{source}; what begins with {prefix} is left behind: {reason}")]
+    LeftBehind {
+        /// Why the run failed.
+        source: Box<PerfError>,
+        /// How the names of what is left begin.
+        prefix: String,
+        /// Why it could not be removed.
+        reason: String,
+    },
+    /// What the machine itself can do could not be measured.
+    #[error("{what} in {directory}: {source}; --no-ceilings measures without")]
+    Ceiling {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        directory: String,
+        /// The operating system's answer.
+        source: io::Error,
     },
     /// A completed read or write came without its buffer.
     #[error("{file}: a request of {what} came back without its buffer")]
@@ -114,6 +150,12 @@ impl PerfError {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         matches!(self, PerfError::Option { .. })
+    }
+
+    /// The same, with what could not be removed after it.
+    pub(crate) fn leaving_behind(self, prefix: &str, reason: &str) -> PerfError {
+        let (prefix, reason) = (prefix.to_owned(), reason.to_owned());
+        PerfError::LeftBehind { source: Box::new(self), prefix, reason }
     }
 
     /// Names what was tried when the operating system refused.

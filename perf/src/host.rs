@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use gannet_client::waiter::Waiter;
 use gannet_client::{
-    Client, ClientOptions, Completion, ErrorKind, Operation, Outcome, Ownership, RequestError,
+    Client, ClientOptions, Completion, ErrorKind, Fabrics, Operation, Outcome, Ownership,
+    Protection, RequestError,
 };
-use gannet_fabric::Fabric;
+use gannet_fabric::any::{AnyFabric, FabricOptions};
 use gannet_fabric::arena::{Arena, HostBuffer, RegionIds};
+use gannet_fabric::tcp::TcpOptions;
+use gannet_fabric::{Address, Fabric};
 use gannet_proto::{Handle, Inode, Status};
 use gannet_runtime::idle::IdlePolicy;
 use gannet_runtime::stop::StopFlag;
@@ -21,7 +24,7 @@ use crate::options::PerfOptions;
 /// Bytes per request of a sweep over the file.
 const SWEEP_BYTES: u64 = 1 << 20;
 /// Requests outstanding during a sweep.
-const SWEEP_DEPTH: u32 = 8;
+pub(crate) const SWEEP_DEPTH: u32 = 8;
 /// Permissions of the file.
 const MODE: u32 = 0o644;
 /// How long nothing may happen while requests are outstanding. Above all bounds within which the
@@ -40,6 +43,31 @@ pub(crate) struct Host<F: Fabric> {
     server_stopped: Option<StopFlag>,
 }
 
+/// How a client is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct HostSettings {
+    /// Most requests outstanding.
+    pub(crate) requests_max: usize,
+    pub(crate) complete_by_metaserver: bool,
+    pub(crate) protection: Protection,
+    pub(crate) fabrics: Fabrics,
+    pub(crate) tcp: TcpOptions,
+    pub(crate) idle: IdlePolicy,
+}
+
+impl Default for HostSettings {
+    fn default() -> HostSettings {
+        HostSettings {
+            requests_max: 1,
+            complete_by_metaserver: false,
+            protection: Protection::Region,
+            fabrics: Fabrics::ALL,
+            tcp: TcpOptions::default(),
+            idle: IdlePolicy::Spin,
+        }
+    }
+}
+
 /// The file that the workloads use.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkFile {
@@ -51,10 +79,32 @@ pub(crate) struct WorkFile {
     name: Vec<u8>,
 }
 
+impl Host<AnyFabric> {
+    /// A client of the metadata server at `metaserver`; it connects with the first request, and gives
+    /// up when `server_stopped` is set.
+    pub(crate) fn connect(
+        settings: &HostSettings,
+        metaserver: &Address,
+        server_stopped: Option<StopFlag>,
+    ) -> Result<Host<AnyFabric>, PerfError> {
+        let tcp = settings.tcp.clone();
+        let mut fabric = AnyFabric::new(FabricOptions { tcp, ..FabricOptions::default() });
+        fabric.open(metaserver)?;
+        let random = ClientOptions::random(metaserver.clone());
+        let mut client = random.map_err(|error| PerfError::System {
+            what: "drawing a random session number",
+            source: io::Error::other(error.to_string()),
+        })?;
+        client.requests_max = settings.requests_max;
+        client.complete_by_metaserver = settings.complete_by_metaserver;
+        client.protection = settings.protection;
+        client.fabrics = settings.fabrics;
+        Host::new(client, fabric, settings.idle, server_stopped)
+    }
+}
+
 impl<F: Fabric> Host<F> {
-    /// A client with these settings; it connects with the first request, and gives up when
-    /// `server_stopped` is set.
-    pub(crate) fn new(
+    fn new(
         options: ClientOptions,
         fabric: F,
         idle: IdlePolicy,
@@ -113,14 +163,10 @@ impl<F: Fabric> Host<F> {
 
     /// Makes the file that the options name.
     pub(crate) fn create(&mut self, options: &PerfOptions) -> Result<WorkFile, PerfError> {
-        let path = options.file.as_bytes();
-        let split = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        let (directory, name) = path.split_at(split);
-        let root = Handle::new(Inode::ROOT);
-        let directory = self.resolve(root, directory, &options.file)?;
+        let (directory, name) = self.place(&options.file)?;
         let create = |exclusive| Operation::Create {
             parent: directory,
-            name: name.to_vec(),
+            name: name.clone(),
             ownership: Ownership { mode: MODE, uid: 0, gid: 0 },
             exclusive,
         };
@@ -137,7 +183,7 @@ impl<F: Fabric> Host<F> {
             handle,
             size_bytes: options.size_bytes,
             directory,
-            name: name.to_vec(),
+            name,
         })
     }
 
@@ -188,7 +234,7 @@ impl<F: Fabric> Host<F> {
                 && let Some(buffer) = arena.take()
             {
                 let length = length_at(next);
-                self.submit(make(next, length, buffer), next, file)?;
+                self.submit(make(next, length, buffer), next, &file.path)?;
                 next += u64::from(length);
                 outstanding += 1;
             }
@@ -215,24 +261,42 @@ impl<F: Fabric> Host<F> {
         &mut self,
         operation: Operation,
         token: u64,
-        file: &WorkFile,
+        path: &str,
     ) -> Result<(), PerfError> {
         match self.client.submit(operation, token) {
             Ok(_) => Ok(()),
-            Err(refused) => Err(request("submitting a request for", &file.path, refused.error)),
+            Err(refused) => Err(request("submitting a request for", path, refused.error)),
         }
     }
 
-    fn resolve(&mut self, parent: Handle, path: &[u8], file: &str) -> Result<Handle, PerfError> {
-        match self.call(Operation::Lookup { parent, path: path.to_vec() })? {
-            Ok(Outcome::Entry(attributes)) => Ok(attributes.handle),
-            Ok(_) => Err(unexpected("finding the directory of", file)),
-            Err(error) => Err(request("finding the directory of", file, error)),
+    /// The directory that the last name of a path is in, and that name.
+    pub(crate) fn place(&mut self, path: &str) -> Result<(Handle, Vec<u8>), PerfError> {
+        const WHAT: &str = "finding the directory of";
+        let split = path.rfind('/').map_or(0, |slash| slash + 1);
+        let (directory, name) = path.as_bytes().split_at(split);
+        let parent = Handle::new(Inode::ROOT);
+        match self.call(Operation::Lookup { parent, path: directory.to_vec() })? {
+            Ok(Outcome::Entry(attributes)) => Ok((attributes.handle, name.to_vec())),
+            Ok(_) => Err(unexpected(WHAT, path)),
+            Err(error) => Err(request(WHAT, path, error)),
         }
+    }
+
+    /// Waits for the end of everything that is outstanding, however it ends.
+    pub(crate) fn abandon(&mut self) -> Result<(), PerfError> {
+        while self.client.outstanding() > 0 {
+            self.poll(Time::monotonic())?;
+            self.completions.clear();
+        }
+        self.completions.clear();
+        Ok(())
     }
 
     /// Makes one request while nothing else is outstanding, and waits for its end.
-    fn call(&mut self, operation: Operation) -> Result<Result<Outcome, RequestError>, PerfError> {
+    pub(crate) fn call(
+        &mut self,
+        operation: Operation,
+    ) -> Result<Result<Outcome, RequestError>, PerfError> {
         if let Err(refused) = self.client.submit(operation, 0) {
             return Ok(Err(refused.error));
         }
@@ -285,28 +349,13 @@ pub(crate) fn check_content(
     checked.map_err(|mismatch| PerfError::Wrong { file: file.path.clone(), mismatch })
 }
 
-fn request(what: &'static str, file: &str, source: RequestError) -> PerfError {
+/// The error of a request that failed.
+pub(crate) fn request(what: &'static str, file: &str, source: RequestError) -> PerfError {
     PerfError::Request { what, file: file.to_owned(), source }
 }
 
-fn unexpected(what: &'static str, file: &str) -> PerfError {
+/// The error of a request whose answer is of another kind.
+pub(crate) fn unexpected(what: &'static str, file: &str) -> PerfError {
     let kind = ErrorKind::Protocol("the outcome is of another kind than the request");
     request(what, file, RequestError::new(what, kind))
-}
-
-/// Random settings for a client of the metadata server at `metaserver`.
-pub(crate) fn client_options(
-    options: &PerfOptions,
-    metaserver: gannet_fabric::Address,
-) -> Result<ClientOptions, PerfError> {
-    let mut client = ClientOptions::random(metaserver).map_err(|error| PerfError::System {
-        what: "drawing a random session number",
-        source: io::Error::other(error.to_string()),
-    })?;
-    let depth_max = options.depths.iter().copied().max().unwrap_or(1).max(SWEEP_DEPTH);
-    client.requests_max = depth_max as usize;
-    client.complete_by_metaserver = options.complete_by_metaserver;
-    client.protection = options.protection;
-    client.fabrics = options.fabrics;
-    Ok(client)
 }

@@ -106,6 +106,35 @@ pub enum Server {
     Embedded(EmbeddedOptions),
 }
 
+impl Server {
+    /// Whether it is reached over TCP, as far as its address tells.
+    #[must_use]
+    pub fn reaches_over_tcp(&self) -> bool {
+        match self {
+            Server::Running(address) => matches!(address, Address::Tcp { .. }),
+            Server::Embedded(embedded) => embedded.fabric == EmbeddedFabric::Tcp,
+        }
+    }
+
+    fn reaches_over_shm(&self) -> bool {
+        match self {
+            Server::Running(address) => matches!(address, Address::Shm { .. }),
+            Server::Embedded(embedded) => embedded.fabric == EmbeddedFabric::Shm,
+        }
+    }
+
+    /// Which fabrics a client may use that may use those of `asked`.
+    pub(crate) fn fabrics(&self, asked: Fabrics) -> Fabrics {
+        match self {
+            // The server also listens where its data server reaches it.
+            Server::Embedded(EmbeddedOptions { fabric: EmbeddedFabric::Tcp, .. }) => {
+                Fabrics { shm: false, rdma: false, tcp: true }
+            }
+            Server::Embedded(_) | Server::Running(_) => asked,
+        }
+    }
+}
+
 /// A file system for the length of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddedOptions {
@@ -257,17 +286,7 @@ impl PerfOptions {
     /// Whether the server is reached over TCP, as far as its address tells.
     #[must_use]
     pub fn reaches_over_tcp(&self) -> bool {
-        match &self.server {
-            Server::Running(address) => matches!(address, Address::Tcp { .. }),
-            Server::Embedded(embedded) => embedded.fabric == EmbeddedFabric::Tcp,
-        }
-    }
-
-    fn reaches_over_shm(&self) -> bool {
-        match &self.server {
-            Server::Running(address) => matches!(address, Address::Shm { .. }),
-            Server::Embedded(embedded) => embedded.fabric == EmbeddedFabric::Shm,
-        }
+        self.server.reaches_over_tcp()
     }
 
     /// Checks everything that can be checked before a server is asked.
@@ -319,7 +338,7 @@ impl PerfOptions {
             let reason = format!("client and server would share core {core}; give one another");
             return refuse("core", reason);
         }
-        if self.protection == Protection::Window && self.reaches_over_shm() {
+        if self.protection == Protection::Window && self.server.reaches_over_shm() {
             let reason = "shared memory has no memory windows: leave it at region, or measure a \
                           server at an rdma:// or tcp:// address, or an embedded one with \
                           --fabric tcp";

@@ -1,9 +1,13 @@
 //! What a run found, as one document: `--json` prints it, the table is a view of it.
 
+use std::time::Duration;
+
+use gannet_client::Fabrics;
 use serde::{Deserialize, Serialize};
 
 use crate::ceilings::Ceilings;
 use crate::ceilings::round_trip::RoundTrip;
+use crate::doubt;
 use crate::latency::LatencySummary;
 use crate::machine::Machine;
 use crate::options::{LogPlace, PerfOptions, Server, StorePlace, WorkloadKind};
@@ -133,30 +137,49 @@ impl Build {
     }
 }
 
+/// Which server, as settings tell it.
+pub(crate) struct ServerSettings {
+    pub(crate) server: Option<String>,
+    pub(crate) store: Option<String>,
+    pub(crate) log: Option<String>,
+    pub(crate) fabric: String,
+}
+
+impl ServerSettings {
+    /// A server that the client may reach over `fabrics`.
+    pub(crate) fn of(server: &Server, fabrics: Fabrics) -> ServerSettings {
+        let embedded = match server {
+            Server::Running(address) => {
+                let (server, fabric) = (Some(address.to_string()), fabrics.to_string());
+                return ServerSettings { server, store: None, log: None, fabric };
+            }
+            Server::Embedded(embedded) => embedded,
+        };
+        let store = match &embedded.store {
+            StorePlace::Ram { size_bytes } => format!("ram:{size_bytes}"),
+            StorePlace::File { directory, size_bytes } => {
+                format!("{}:{size_bytes}", directory.display())
+            }
+        };
+        let log = match &embedded.log {
+            LogPlace::Ram => "ram".to_owned(),
+            LogPlace::Directory(directory) => directory.display().to_string(),
+        };
+        let fabric = embedded.fabric.name().to_owned();
+        ServerSettings { server: None, store: Some(store), log: Some(log), fabric }
+    }
+}
+
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Settings {
     /// What the options say.
     #[must_use]
     pub fn of(options: &PerfOptions) -> Settings {
-        let (server, store, log, fabric) = match &options.server {
-            Server::Running(address) => {
-                (Some(address.to_string()), None, None, options.fabrics.to_string())
-            }
-            Server::Embedded(embedded) => {
-                let store = match &embedded.store {
-                    StorePlace::Ram { size_bytes } => format!("ram:{size_bytes}"),
-                    StorePlace::File { directory, size_bytes } => {
-                        format!("{}:{size_bytes}", directory.display())
-                    }
-                };
-                let log = match &embedded.log {
-                    LogPlace::Ram => "ram".to_owned(),
-                    LogPlace::Directory(directory) => directory.display().to_string(),
-                };
-                (None, Some(store), Some(log), embedded.fabric.name().to_owned())
-            }
-        };
-        let nanoseconds =
-            |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let ServerSettings { server, store, log, fabric } =
+            ServerSettings::of(&options.server, options.fabrics);
         let completion = if options.complete_by_metaserver { "metaserver" } else { "direct" };
         Settings {
             server,
@@ -202,16 +225,11 @@ impl Measurement {
 const ROUND_TRIP_SPREAD_MAX: f64 = 1.5;
 /// The same over TCP, where it is the kernel's work that gets slower with what lies under it.
 const TCP_ROUND_TRIP_SPREAD_MAX: f64 = 1.25;
-/// A thread that never waits and yet ran less than this was disturbed.
-const CPU_SHARE_MIN: f64 = 0.95;
 
 impl Report {
     /// Finds what makes the figures doubtful.
     pub(crate) fn judge(&mut self) {
-        let mut warnings = Vec::new();
-        if self.build.debug {
-            warnings.push("built without optimization: measure with --release".to_owned());
-        }
+        let mut warnings = Vec::from_iter(doubt::build(&self.build));
         if self.settings.verify {
             warnings.push("the client also checked every word that it read".to_owned());
         }
@@ -231,20 +249,8 @@ impl Report {
             let slowest_ns = it.tcp_round_trip_slowest_ns;
             spread("round trip over TCP", it.tcp_round_trip, slowest_ns, TCP_ROUND_TRIP_SPREAD_MAX);
         }
-        let server = self.settings.server.as_deref().unwrap_or_default();
-        if server.starts_with("tcp:") && self.settings.fabric.contains("shm") {
-            warnings.push(
-                "where the servers offer shared memory, it may have been used rather than TCP: \
-                 give --fabric tcp"
-                    .to_owned(),
-            );
-        }
-        let mut disturbed = |what: &str, share: f64| {
-            if share < CPU_SHARE_MIN {
-                let share = share * 100.0;
-                warnings.push(format!("{what}: its thread had its core {share:.0} % of the time"));
-            }
-        };
+        warnings.extend(doubt::fabric(self.settings.server.as_deref(), &self.settings.fabric));
+        let mut disturbed = |what: &str, share: f64| warnings.extend(doubt::core(what, share));
         if let Some(ceilings) = &self.ceilings {
             if let Some(round_trip) = ceilings.round_trip {
                 disturbed("round trip between the cores", round_trip.cpu_share);

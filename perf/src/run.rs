@@ -5,17 +5,15 @@
 
 use std::time::Duration;
 
-use gannet_client::Fabrics;
-use gannet_fabric::any::{AnyFabric, FabricOptions};
-use gannet_fabric::{Address, Fabric};
+use gannet_fabric::Fabric;
+use gannet_fabric::any::AnyFabric;
 use gannet_runtime::reactor::pin_to_core;
-use gannet_runtime::stop::StopFlag;
 
 use crate::ceilings::Ceilings;
 use crate::content::Content;
 use crate::embedded::Embedded;
 use crate::error::PerfError;
-use crate::host::{Host, WorkFile, client_options};
+use crate::host::{Host, HostSettings, SWEEP_DEPTH, WorkFile};
 use crate::machine::Machine;
 use crate::options::{PerfOptions, Server, WorkloadKind};
 use crate::report::{Build, Measurement, Report, SCHEMA, Settings};
@@ -45,11 +43,19 @@ pub fn run(
     options.check()?;
     // Before anything is pinned: a pinned thread sees one core.
     let machine = Machine::of_this_process();
+    on_a_thread("gannet-perf", || measure(options, machine, progress))
+}
+
+/// Does `work` on a thread of its own, which it may pin.
+pub(crate) fn on_a_thread<T: Send>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, PerfError> + Send,
+) -> Result<T, PerfError> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("gannet-perf".to_owned());
-        let measuring = thread.spawn_scoped(scope, || measure(options, machine, progress));
-        let measuring = measuring.map_err(PerfError::system("starting a thread"))?;
-        measuring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let working = thread.spawn_scoped(scope, work);
+        let working = working.map_err(PerfError::system("starting a thread"))?;
+        working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -72,7 +78,7 @@ fn measure(
         let keep = options.keep && index + 1 == options.workloads.len();
         results.extend(match &options.server {
             Server::Running(address) => {
-                let mut host = connect(options, address, None)?;
+                let mut host = Host::connect(&host_settings(options), address, None)?;
                 workload(options, *kind, keep, &mut host, None, progress)?
             }
             Server::Embedded(embedded) => {
@@ -106,32 +112,39 @@ fn embedded_workload(
     server: Embedded,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Vec<Measurement>, PerfError> {
-    let host = connect(options, server.address(), Some(server.stop_flag().clone()));
+    against_embedded(server, &host_settings(options), |host, busy| {
+        workload(options, kind, false, host, Some(busy), progress)
+    })
+}
+
+/// Does `work` with a client of an embedded server, tells it how long the server has been busy, and
+/// ends both.
+pub(crate) fn against_embedded<T>(
+    server: Embedded,
+    settings: &HostSettings,
+    work: impl FnOnce(&mut Host<AnyFabric>, &dyn Fn() -> Duration) -> Result<T, PerfError>,
+) -> Result<T, PerfError> {
+    let host = Host::connect(settings, server.address(), Some(server.stop_flag().clone()));
     let busy = || server.busy();
     // The client ends before the server does.
-    let results =
-        host.and_then(|mut host| workload(options, kind, false, &mut host, Some(&busy), progress));
-    match (results, server.stop()) {
-        (results, Ok(())) => results,
+    let done = host.and_then(|mut host| work(&mut host, &busy));
+    match (done, server.stop()) {
+        (done, Ok(())) => done,
         // A server that gave up explains what the client saw of it.
         (_, Err(error)) => Err(error),
     }
 }
 
-fn connect(
-    options: &PerfOptions,
-    metaserver: &Address,
-    server_stopped: Option<StopFlag>,
-) -> Result<Host<AnyFabric>, PerfError> {
-    let tcp = options.tcp.clone();
-    let mut fabric = AnyFabric::new(FabricOptions { tcp, ..FabricOptions::default() });
-    fabric.open(metaserver)?;
-    let mut client = client_options(options, metaserver.clone())?;
-    if options.reaches_over_tcp() && matches!(options.server, Server::Embedded(_)) {
-        // The server also listens where its data server reaches it.
-        client.fabrics = Fabrics { shm: false, rdma: false, tcp: true };
+fn host_settings(options: &PerfOptions) -> HostSettings {
+    let depth_max = options.depths.iter().copied().max().unwrap_or(1).max(SWEEP_DEPTH);
+    HostSettings {
+        requests_max: depth_max as usize,
+        complete_by_metaserver: options.complete_by_metaserver,
+        protection: options.protection,
+        fabrics: options.server.fabrics(options.fabrics),
+        tcp: options.tcp.clone(),
+        idle: options.idle,
     }
-    Host::new(client, fabric, options.idle, server_stopped)
 }
 
 /// Runs a workload at every depth on a file made for it.
@@ -208,6 +221,8 @@ fn measurement<F: Fabric>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use gannet_runtime::idle::IdlePolicy;
+
     use super::*;
     use crate::options::EmbeddedOptions;
 
@@ -220,7 +235,7 @@ mod tests {
         options.size_bytes = 4 << 20;
         options.depths = vec![1];
         options.time = Duration::from_secs(600);
-        let server = Embedded::start_with_log(&embedded, None, 1 << 20).unwrap();
+        let server = Embedded::start_with_log(&embedded, None, IdlePolicy::Spin, 1 << 20).unwrap();
         let kind = WorkloadKind::RandomWrite;
         let error = embedded_workload(&options, kind, server, &mut |_| {}).unwrap_err();
         assert!(matches!(error, PerfError::Embedded(_)), "{error}");

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::report::{Measurement, Report};
+use crate::machine::Machine;
+use crate::report::{Build, Measurement, Report};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,8 +50,12 @@ impl fmt::Display for Report {
     }
 }
 
-fn heading(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let (build, machine, settings) = (&report.build, &report.machine, &report.settings);
+/// What was measured, and on what: two lines.
+pub(crate) fn build_and_machine(
+    build: &Build,
+    machine: &Machine,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
     let commit = build.commit.as_deref().unwrap_or("unknown");
     writeln!(f, "gannet {} (commit {commit})", build.version)?;
     let kind = if machine.virtual_machine { ", virtual machine" } else { "" };
@@ -61,7 +66,17 @@ fn heading(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         machine.cores,
         size(machine.memory_bytes),
         machine.kernel
-    )?;
+    )
+}
+
+/// A core in words.
+pub(crate) fn core_name(core: Option<usize>) -> String {
+    core.map_or("any".to_owned(), |core| core.to_string())
+}
+
+fn heading(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let settings = &report.settings;
+    build_and_machine(&report.build, &report.machine, f)?;
     match (&settings.server, &settings.store, &settings.log) {
         (Some(server), ..) => write!(f, "server {server}")?,
         (None, store, log) => {
@@ -72,12 +87,11 @@ fn heading(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             }
         }
     }
-    let core = |core: Option<usize>| core.map_or("any".to_owned(), |core| core.to_string());
     writeln!(
         f,
         "; client on core {}, server on core {}; file of {}; {} completion, {} protection",
-        core(settings.core),
-        core(settings.server_core),
+        core_name(settings.core),
+        core_name(settings.server_core),
         size(settings.size_bytes),
         settings.completion,
         settings.protection
@@ -91,11 +105,13 @@ fn is_over_tcp(report: &Report) -> bool {
     ceilings.is_some_and(|it| it.tcp_round_trip.is_some() || !it.tcp_echoes.is_empty())
 }
 
-fn percent(share: Option<f64>) -> String {
+/// A share in percent, a dash if there is none.
+pub(crate) fn percent(share: Option<f64>) -> String {
     share.map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0))
 }
 
-fn us(nanoseconds: u64) -> f64 {
+/// Microseconds.
+pub(crate) fn us(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
 }
 
@@ -182,7 +198,7 @@ fn ceilings(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// A size in the largest unit of 1024 that leaves a whole number of it.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = [("G", 30), ("M", 20), ("K", 10)];
     match units.iter().find(|(_, shift)| bytes >= 1 << shift) {
         Some((unit, shift)) => format!("{}{unit}", (bytes + (1 << (shift - 1))) >> shift),

@@ -1,20 +1,21 @@
-//! A closed loop: as many requests outstanding as the depth says, the next submitted as one ends.
+//! Reads and writes as a closed loop: as many requests outstanding as the depth says, the next
+//! submitted as one ends.
 //!
-//! The thread polls and never waits otherwise. It reads the clock once per turn, and once more when
-//! something completed, so that a latency ends when the completion was taken, not when the turn in
-//! which it was taken began. Buffers, slots and histograms are made before the loop.
+//! The thread polls and never waits otherwise. Buffers, slots and histograms are made before the loop.
 
 use std::time::Duration;
 
+use gannet_client::Completion;
 use gannet_fabric::Fabric;
 use gannet_fabric::arena::HostBuffer;
 use gannet_runtime::time::Time;
 
 use crate::ceilings::cpu::CpuWatch;
+use crate::closed_loop::{self, Load, Window};
 use crate::content::Content;
 use crate::error::PerfError;
 use crate::host::{self, Host, WorkFile};
-use crate::latency::{Latencies, LatencySummary};
+use crate::latency::LatencySummary;
 use crate::options::{PerfOptions, WorkloadKind};
 use crate::random::Random;
 
@@ -46,12 +47,6 @@ pub(crate) struct Observed {
 struct Flight {
     submitted: Time,
     offset: u64,
-}
-
-/// What is counted between the end of the warm-up and the end: whatever completes in that time.
-struct Window {
-    latencies: Latencies,
-    busy: Duration,
 }
 
 impl Workload {
@@ -87,7 +82,7 @@ impl Workload {
             flights: vec![Flight::default(); self.depth as usize],
             verified_units: 0,
         };
-        let mut window = Window { latencies: Latencies::new(), busy: Duration::ZERO };
+        let mut window = Window::default();
         let mut now = Time::monotonic();
         for index in 0..self.depth as usize {
             let buffer = arena.take().expect("the arena has a buffer for each request");
@@ -95,14 +90,14 @@ impl Workload {
         }
         let warm = now + self.warm_up;
         while now < warm {
-            now = state.turn(now, None)?;
+            now = closed_loop::turn(&mut state, now, None)?;
         }
         measuring();
         let watch = CpuWatch::start();
         let begin = Time::monotonic();
         now = begin;
         while now < begin + self.time {
-            now = state.turn(now, Some(&mut window))?;
+            now = closed_loop::turn(&mut state, now, Some(&mut window))?;
         }
         let cpu_share = watch.share();
         measuring();
@@ -163,6 +158,27 @@ struct Loop<'a, F: Fabric> {
     verified_units: u64,
 }
 
+impl<F: Fabric> Load<F> for Loop<'_, F> {
+    fn host(&mut self) -> &mut Host<F> {
+        self.host
+    }
+
+    fn completed(
+        &mut self,
+        completion: Completion,
+        now: Time,
+        window: Option<&mut Window>,
+    ) -> Result<(), PerfError> {
+        let index = completion.token as usize;
+        let flight = self.flights[index];
+        if let Some(window) = window {
+            window.latencies.record(now.since(flight.submitted));
+        }
+        let buffer = self.finish(flight, completion)?;
+        self.submit(index, buffer, now)
+    }
+}
+
 impl<F: Fabric> Loop<'_, F> {
     fn submit(&mut self, index: usize, mut buffer: HostBuffer, now: Time) -> Result<(), PerfError> {
         let offset = self.blocks.next_offset();
@@ -176,48 +192,11 @@ impl<F: Fabric> Loop<'_, F> {
         } else {
             host::read(file, offset, length, buffer)
         };
-        self.host.submit(operation, index as u64, file)
-    }
-
-    /// Polls once, and puts a new request in the place of each that ended. Returns the time to
-    /// begin the next turn with.
-    fn turn(&mut self, now: Time, window: Option<&mut Window>) -> Result<Time, PerfError> {
-        let work = self.host.poll(now)?;
-        if self.host.completions.is_empty() {
-            let after = Time::monotonic();
-            if work > 0
-                && let Some(window) = window
-            {
-                window.busy += after.since(now);
-            }
-            return Ok(after);
-        }
-        let completed = Time::monotonic();
-        let mut completions = std::mem::take(&mut self.host.completions);
-        let mut counted = window;
-        for completion in completions.drain(..) {
-            let index = completion.token as usize;
-            let flight = self.flights[index];
-            if let Some(window) = counted.as_deref_mut() {
-                window.latencies.record(completed.since(flight.submitted));
-            }
-            let buffer = self.finish(flight, completion)?;
-            self.submit(index, buffer, completed)?;
-        }
-        self.host.completions = completions;
-        let after = Time::monotonic();
-        if let Some(window) = counted {
-            window.busy += after.since(now);
-        }
-        Ok(after)
+        self.host.submit(operation, index as u64, &file.path)
     }
 
     /// Checks a completed request and returns its buffer.
-    fn finish(
-        &mut self,
-        flight: Flight,
-        completion: gannet_client::Completion,
-    ) -> Result<HostBuffer, PerfError> {
+    fn finish(&mut self, flight: Flight, completion: Completion) -> Result<HostBuffer, PerfError> {
         let is_write = self.workload.kind.is_write();
         let what = if is_write { "writing" } else { "reading" };
         let length = self.workload.block_bytes;

@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Perf(crate::perf::PerfArguments),
     /// Check what this machine has for running Gannet, and for RDMA.
     Doctor(DoctorArguments),
+    /// Check the metadata of a server that is stopped.
+    Fsck(crate::fsck::FsckArguments),
 }
 
 const DEV_HELP: &str = "\

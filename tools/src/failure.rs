@@ -12,14 +12,18 @@ pub(crate) enum Exit {
     Operation,
     /// The command, a configuration or an address cannot be meant: nothing was tried.
     Usage,
+    /// A check was carried through and found errors.
+    Findings,
 }
 
 impl Exit {
-    /// The exit code: 1 for a failed operation, 2 for a mistake in how it was asked for.
+    /// The exit code: 1 for a failed operation, 2 for a mistake in how it was asked for, 3 for errors
+    /// that a check found.
     pub(crate) fn code(self) -> u8 {
         match self {
             Exit::Operation => 1,
             Exit::Usage => 2,
+            Exit::Findings => 3,
         }
     }
 }
@@ -42,6 +46,11 @@ impl Failure {
     /// The command or its configuration is wrong.
     pub(crate) fn usage(message: impl fmt::Display) -> Failure {
         Failure { exit: Exit::Usage, message: message.to_string() }
+    }
+
+    /// A check was carried through and found errors.
+    pub(crate) fn findings(message: impl fmt::Display) -> Failure {
+        Failure { exit: Exit::Findings, message: message.to_string() }
     }
 
     /// A system call on a path failed.
@@ -88,5 +97,6 @@ mod tests {
         assert!(failure.message.starts_with("reading /no/such: "), "{failure}");
         assert!(failure.message.ends_with("(create it, or correct the path)"), "{failure}");
         assert_eq!(Failure::usage("x").exit.code(), 2);
+        assert_eq!(Failure::findings("x").exit.code(), 3);
     }
 }

@@ -15,6 +15,7 @@ mod dev;
 mod doctor;
 mod fabric;
 mod failure;
+mod fsck;
 mod perf;
 mod process;
 mod remote;
@@ -82,5 +83,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Stats(arguments) => admin::stats(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Fsck(arguments) => fsck::run(&arguments),
     }
 }

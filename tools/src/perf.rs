@@ -1,26 +1,23 @@
 //! `gannet perf`: the arguments of the performance harness.
 
+mod metadata;
+mod served;
+
+use std::fmt;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use gannet_client::{Fabrics, Protection};
-use gannet_fabric::Address;
-use gannet_perf::{
-    EmbeddedFabric, EmbeddedOptions, LogPlace, PerfError, PerfOptions, Progress, Server,
-    StorePlace, WorkloadKind,
-};
-use gannet_runtime::idle::IdlePolicy;
+use clap::{Args, Subcommand};
+use gannet_client::Protection;
+use gannet_perf::{PerfError, PerfOptions, Progress, Server, StorePlace, WorkloadKind};
+use serde::Serialize;
 
-use crate::cli::parse_server;
 use crate::connection::fabrics;
 use crate::failure::Failure;
-use crate::tcp::TcpArguments;
 use crate::units::{parse_duration, parse_size};
-
-/// Where the address of a running server is looked for when no argument says.
-const SERVER_VARIABLE: &str = "GANNET_SERVER";
+use metadata::MetadataArguments;
+use served::ServedArguments;
 
 const HELP: &str = "\
 Each workload runs on a new file, at each depth in turn: as many requests outstanding, the next
@@ -36,35 +33,21 @@ Examples:
   gannet perf --embedded --fabric tcp                    the same over TCP on loopback
   gannet perf --server shm:///tmp/gannet/meta.sock --file /perf.dat --size 1G
   gannet perf --embedded --workload randread --depth 1,32,128 --time 10s --json
-  gannet perf --embedded --verify --time 1s              also check every word";
+  gannet perf --embedded --verify --time 1s              also check every word
+  gannet perf metadata --embedded                        create, stat, open, readdir, rename, unlink";
 
 /// `gannet perf`.
 #[derive(Debug, Args)]
-#[command(after_help = HELP)]
+#[command(after_help = HELP, args_conflicts_with_subcommands = true)]
 pub(crate) struct PerfArguments {
-    /// Address of a running metadata server [default: the variable GANNET_SERVER].
-    #[arg(long, value_name = "URI", conflicts_with = "embedded", value_parser = parse_server)]
-    server: Option<Address>,
-    /// Measure a server that runs in this process, on one core, for this run only.
-    #[arg(long)]
-    embedded: bool,
+    #[command(subcommand)]
+    action: Option<PerfAction>,
+    #[command(flatten)]
+    served: ServedArguments,
     /// Embedded: the store, as in "ram:1G" in memory or "/data:4G" in a file in a directory
     /// [default: ram:512M].
     #[arg(long, value_name = "PLACE", value_parser = parse_store)]
     store: Option<StorePlace>,
-    /// Embedded: the metadata log, "ram" or a directory [default: ram].
-    #[arg(long, value_name = "PLACE", value_parser = parse_log)]
-    metadata_log: Option<LogPlace>,
-    /// Use addresses of these fabrics only, as in "tcp" or "rdma,tcp"; embedded: the first of "shm"
-    /// and, over loopback, "tcp" that is named [default: the quickest that there is].
-    #[arg(long = "fabric", value_name = "LIST", env = "GANNET_FABRICS")]
-    fabrics: Option<Fabrics>,
-    /// Core of the measuring thread, a number or "any".
-    #[arg(long, value_name = "CORE", default_value = "1", value_parser = parse_core)]
-    core: Core,
-    /// Core of the server, a number or "any"; a running server has to be there already.
-    #[arg(long, value_name = "CORE", default_value = "0", value_parser = parse_core)]
-    server_core: Core,
     /// The file to work on; made before and removed after.
     #[arg(long, value_name = "PATH", default_value = "/perf.dat")]
     file: String,
@@ -103,46 +86,50 @@ pub(crate) struct PerfArguments {
     /// How the client's memory is guarded against the data servers: "region" or "window".
     #[arg(long, value_name = "HOW", env = "GANNET_PROTECTION", default_value = "region")]
     protection: Protection,
-    #[command(flatten)]
-    tcp: TcpArguments,
-    /// What the measuring thread does while nothing has arrived: "spin", or "adaptive", which leaves
-    /// the core to others and sleeps after a while.
-    #[arg(long, value_name = "HOW", default_value = "spin")]
-    idle: IdlePolicy,
-    /// Do not measure what the machine itself can do.
-    #[arg(long)]
-    no_ceilings: bool,
     /// Which blocks are chosen, and what they hold.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
 }
 
-/// A core, or none in particular.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Core(Option<usize>);
+/// What else can be measured.
+#[derive(Debug, Subcommand)]
+enum PerfAction {
+    /// Measure operations on names: create, stat, open, readdir, rename, unlink.
+    Metadata(Box<MetadataArguments>),
+}
 
 /// Measures and prints the report.
 ///
 /// # Errors
 /// What [`gannet_perf::run`] returns, and if nothing says which server to measure.
 pub(crate) fn run(arguments: &PerfArguments) -> Result<(), Failure> {
+    if let Some(PerfAction::Metadata(arguments)) = &arguments.action {
+        return metadata::run(arguments);
+    }
     let options = options(arguments)?;
-    let tells = std::io::stderr().is_terminal();
-    let mut progress = |step: Progress| {
-        if tells {
-            eprintln!("{}", describe(&step));
-        }
-    };
-    let report = gannet_perf::run(&options, &mut progress).map_err(|error| match &error {
+    let mut progress = |step: Progress| tell(&describe(&step));
+    let report = gannet_perf::run(&options, &mut progress).map_err(failure)?;
+    print(&report, arguments.served.json)
+}
+
+/// Tells somebody who waits what is being done.
+fn tell(step: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{step}");
+    }
+}
+
+fn failure(error: PerfError) -> Failure {
+    match &error {
         PerfError::Fabric(fabric) => Failure::operation(crate::fabric::explain(fabric)),
         _ if error.is_usage() => Failure::usage(error),
         _ => Failure::operation(error),
-    })?;
-    if arguments.json {
-        let text = serde_json::to_string_pretty(&report).map_err(Failure::operation)?;
+    }
+}
+
+fn print<T: Serialize + fmt::Display>(report: &T, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        let text = serde_json::to_string_pretty(report).map_err(Failure::operation)?;
         println!("{text}");
     } else {
         print!("{report}");
@@ -159,12 +146,16 @@ fn describe(step: &Progress) -> String {
 }
 
 fn options(arguments: &PerfArguments) -> Result<PerfOptions, Failure> {
-    let mut options = PerfOptions::new(server(arguments)?);
-    if let Server::Running(address) = &options.server {
-        options.fabrics = fabrics(address, arguments.fabrics, arguments.protection)?;
+    let served = &arguments.served;
+    if !served.embedded && arguments.store.is_some() {
+        return Err(served::of_an_embedded_server("--store"));
     }
-    options.core = arguments.core.0;
-    options.server_core = arguments.server_core.0;
+    let mut options = PerfOptions::new(served.server(arguments.store.clone())?);
+    if let Server::Running(address) = &options.server {
+        options.fabrics = fabrics(address, served.fabrics, arguments.protection)?;
+    }
+    options.core = served.core();
+    options.server_core = served.server_core();
     options.file.clone_from(&arguments.file);
     options.size_bytes = arguments.size;
     options.overwrite = arguments.overwrite;
@@ -177,60 +168,11 @@ fn options(arguments: &PerfArguments) -> Result<PerfOptions, Failure> {
     options.verify = arguments.verify;
     options.complete_by_metaserver = arguments.completion == "metaserver";
     options.protection = arguments.protection;
-    options.tcp = arguments.tcp.fabric_options().tcp;
-    options.idle = arguments.idle;
-    options.ceilings = !arguments.no_ceilings;
+    options.tcp = served.tcp();
+    options.idle = served.idle.unwrap_or(options.idle);
+    options.ceilings = !served.no_ceilings;
     options.seed = arguments.seed;
     Ok(options)
-}
-
-fn server(arguments: &PerfArguments) -> Result<Server, Failure> {
-    if arguments.embedded {
-        let defaults = EmbeddedOptions::default();
-        return Ok(Server::Embedded(EmbeddedOptions {
-            store: arguments.store.clone().unwrap_or(defaults.store),
-            log: arguments.metadata_log.clone().unwrap_or(defaults.log),
-            fabric: embedded_fabric(arguments.fabrics.unwrap_or_default())?,
-        }));
-    }
-    let places = [
-        ("--store", arguments.store.is_some()),
-        ("--metadata-log", arguments.metadata_log.is_some()),
-    ];
-    if let Some((argument, _)) = places.iter().find(|(_, given)| *given) {
-        let reason = "is about an embedded server: give --embedded too, or leave it";
-        return Err(Failure::usage(format!("{argument} {reason}")));
-    }
-    if let Some(address) = &arguments.server {
-        return Ok(Server::Running(address.clone()));
-    }
-    let text = std::env::var(SERVER_VARIABLE).map_err(|_| {
-        Failure::usage(format!(
-            "nothing says what to measure: give --embedded, or --server, or set {SERVER_VARIABLE}"
-        ))
-    })?;
-    let address = parse_server(&text);
-    let address = address.map_err(|error| Failure::usage(format!("{SERVER_VARIABLE}: {error}")))?;
-    Ok(Server::Running(address))
-}
-
-/// How the client of an embedded server reaches it.
-fn embedded_fabric(fabrics: Fabrics) -> Result<EmbeddedFabric, Failure> {
-    match fabrics {
-        Fabrics { shm: true, .. } => Ok(EmbeddedFabric::Shm),
-        Fabrics { tcp: true, .. } => Ok(EmbeddedFabric::Tcp),
-        _ => Err(Failure::usage(format!(
-            "--fabric (or GANNET_FABRICS) is {fabrics}: an embedded server is reached over shm or tcp"
-        ))),
-    }
-}
-
-fn parse_core(text: &str) -> Result<Core, String> {
-    if text == "any" {
-        return Ok(Core(None));
-    }
-    let number = text.parse().map_err(|_| format!("{text:?} is no core: a number, or \"any\""))?;
-    Ok(Core(Some(number)))
 }
 
 fn parse_block_size(text: &str) -> Result<u32, String> {
@@ -249,18 +191,12 @@ fn parse_store(text: &str) -> Result<StorePlace, String> {
     })
 }
 
-fn parse_log(text: &str) -> Result<LogPlace, String> {
-    Ok(match text {
-        "ram" => LogPlace::Ram,
-        "" => return Err("name a directory, or \"ram\"".to_owned()),
-        directory => LogPlace::Directory(PathBuf::from(directory)),
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use clap::Parser;
+    use gannet_perf::{EmbeddedFabric, EmbeddedOptions, LogPlace};
+    use gannet_runtime::idle::IdlePolicy;
 
     use super::*;
 

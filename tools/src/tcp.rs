@@ -11,22 +11,27 @@ use gannet_fabric::tcp::TcpOptions;
 use crate::config::{TCP_CONNECT_TIMEOUT, TCP_PEER_TIMEOUT};
 use crate::units::{format_duration, parse_duration};
 
+/// Under which the help lists them.
+const HEADING: &str = "Connections over tcp://";
+
 /// How to connect over TCP. Of connections over other fabrics nothing of it means anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
-#[command(next_help_heading = "Connections over tcp://")]
 pub(crate) struct TcpArguments {
     /// A server that acknowledges nothing for so long, or takes nothing, is lost: 2s to 10m
     /// [default: 5s].
     #[arg(long, value_name = "TIME", env = "GANNET_TCP_PEER_TIMEOUT")]
+    #[arg(help_heading = HEADING)]
     #[arg(value_parser = parse_peer_timeout, allow_hyphen_values = true)]
     tcp_peer_timeout: Option<Duration>,
     /// How long making a connection may take: 10ms to 1m [default: 2s].
     #[arg(long, value_name = "TIME", env = "GANNET_TCP_CONNECT_TIMEOUT")]
+    #[arg(help_heading = HEADING)]
     #[arg(value_parser = parse_connect_timeout, allow_hyphen_values = true)]
     tcp_connect_timeout: Option<Duration>,
     /// Whether file content on its way carries a checksum, too: it does if either end wants it
     /// [default: false].
     #[arg(long, value_name = "BOOLEAN", env = "GANNET_TCP_PAYLOAD_CHECKSUMS")]
+    #[arg(help_heading = HEADING)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tcp_payload_checksums: Option<bool>,
 }

@@ -11,8 +11,9 @@ use gannet_proto::{Inode, ShardId};
 use zerocopy::little_endian::{U32, U64};
 
 use crate::defects::Defects;
+use crate::directory::Entry;
 use crate::extents::Extent;
-use crate::namespace::{Content, Entry, Node, StoreSet};
+use crate::namespace::{Content, Node, StoreSet};
 use crate::operations::{NONE, Operations, Pinned};
 use crate::record::{self, Change, Origin, RecordError, Reply};
 use crate::sessions::KeptReply;
@@ -228,7 +229,7 @@ impl Core {
 
     /// An entry of a directory of this reactor.
     pub(crate) fn entry(&self, directory: Inode, name: &[u8]) -> Option<Entry> {
-        self.nodes.get(&directory)?.directory()?.entries.get(name).copied()
+        self.nodes.get(&directory)?.directory()?.entries.get(name)
     }
 
     fn add_node(&mut self, node: Node) {
@@ -244,10 +245,7 @@ impl Core {
         let Some(node) = self.nodes.get_mut(&directory) else { return };
         let mut links = node.links;
         if let Content::Directory(directory) = &mut node.content {
-            let replaced = match directory.entries.get_mut(name) {
-                Some(place) => Some(std::mem::replace(place, entry)),
-                None => directory.entries.insert(name.into(), entry),
-            };
+            let replaced = directory.entries.put(name, entry);
             links += u32::from(entry.file_type == file_type::DIRECTORY);
             links -= u32::from(replaced.is_some_and(|old| old.file_type == file_type::DIRECTORY));
         }

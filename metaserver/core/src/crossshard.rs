@@ -6,8 +6,8 @@
 use gannet_proto::operations::Attributes;
 use gannet_proto::{Inode, ShardId, Status};
 
+use crate::directory::Entry;
 use crate::held::Waiter;
-use crate::namespace::Entry;
 use crate::peer::{Outcome, Step, StepRequest};
 use crate::record::{Change, Origin};
 use crate::rename::Obstacle;

@@ -5,7 +5,8 @@
 //! partly valid, and what is not valid reads as zeros too. Every mutation hands the extents that it
 //! unmaps to its caller, who owns their blocks from then on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
+use std::num::NonZeroU32;
 
 use gannet_proto::limits::BLOCK_BYTES;
 use gannet_proto::{Block, StoreId};
@@ -61,6 +62,21 @@ impl Extent {
         }
     }
 
+    /// Whether it has a block of the file.
+    fn covers(&self, file_block: u64) -> bool {
+        self.file_block <= file_block && file_block < self.end()
+    }
+
+    /// This and what continues it, in one.
+    fn joined(&self, next: &Extent) -> Extent {
+        Extent {
+            blocks: self.blocks + next.blocks,
+            tail_valid: next.tail_valid,
+            birth: self.birth.min(next.birth),
+            ..*self
+        }
+    }
+
     /// Whether `next` goes on where this ends, in the file and in the store.
     fn continued_by(&self, next: &Extent) -> bool {
         self.end() == next.file_block
@@ -77,7 +93,7 @@ impl Extent {
 struct Stored {
     block: Block,
     birth: u64,
-    blocks: u32,
+    blocks: NonZeroU32,
     store: StoreId,
     generation: u32,
     tail_valid: u16,
@@ -87,7 +103,7 @@ impl Stored {
     fn with(&self, file_block: u64) -> Extent {
         Extent {
             file_block,
-            blocks: self.blocks,
+            blocks: self.blocks.get(),
             store: self.store,
             block: self.block,
             generation: self.generation,
@@ -102,7 +118,7 @@ impl From<Extent> for Stored {
         Stored {
             block: extent.block,
             birth: extent.birth,
-            blocks: extent.blocks,
+            blocks: NonZeroU32::new(extent.blocks).unwrap_or(NonZeroU32::MIN),
             store: extent.store,
             generation: extent.generation,
             tail_valid: extent.tail_valid,
@@ -110,100 +126,213 @@ impl From<Extent> for Stored {
     }
 }
 
-/// The extents of a file, by file block.
+/// Several extents.
 #[derive(Debug, Default)]
-pub(crate) struct ExtentMap {
+struct Tree {
     map: BTreeMap<u64, Stored>,
     blocks: u64,
 }
 
-impl ExtentMap {
-    /// Blocks mapped.
-    pub(crate) fn blocks(&self) -> u64 {
-        self.blocks
-    }
-
-    /// All extents in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Extent> {
-        self.map.iter().map(|(file_block, stored)| stored.with(*file_block))
-    }
-
-    /// The extent that covers a block.
-    pub(crate) fn covering(&self, file_block: u64) -> Option<Extent> {
+impl Tree {
+    fn covering(&self, file_block: u64) -> Option<Extent> {
         let (start, stored) = self.map.range(..=file_block).next_back()?;
         let extent = stored.with(*start);
         (extent.end() > file_block).then_some(extent)
     }
 
-    /// The extents from the one that covers `file_block`, or the first after it, in order.
-    pub(crate) fn from(&self, file_block: u64) -> impl Iterator<Item = Extent> {
+    fn from(&self, file_block: u64) -> btree_map::Range<'_, u64, Stored> {
         let start = self.covering(file_block).map_or(file_block, |extent| extent.file_block);
-        self.map.range(start..).map(|(file_block, stored)| stored.with(*file_block))
+        self.map.range(start..)
     }
 
-    /// Maps `new`, unmapping what it covers.
-    pub(crate) fn replace(&mut self, new: Extent, mut freed: impl FnMut(Extent)) {
+    fn put(&mut self, extent: Extent) {
+        self.map.insert(extent.file_block, extent.into());
+    }
+
+    fn replace(&mut self, new: Extent, freed: &mut impl FnMut(Extent)) {
         if let Some(stored) = self.map.get_mut(&new.file_block)
-            && stored.blocks == new.blocks
+            && stored.blocks.get() == new.blocks
         {
             // The same range again, as in most overwrites: nothing moves.
             freed(stored.with(new.file_block));
             *stored = new.into();
         } else {
-            self.unmap(new.file_block, new.end(), &mut freed);
-            self.map.insert(new.file_block, new.into());
+            self.unmap(new.file_block, new.end(), freed);
+            self.put(new);
             self.blocks += u64::from(new.blocks);
         }
         self.join(new);
     }
 
     /// Joins an extent with its neighbours where they continue each other.
-    fn join(&mut self, extent: Extent) {
-        let mut extent = extent;
+    fn join(&mut self, mut extent: Extent) {
         let before = self.map.range(..extent.file_block).next_back();
         if let Some(before) = before.map(|(key, stored)| stored.with(*key))
             && before.continued_by(&extent)
         {
             self.map.remove(&extent.file_block);
-            extent = Extent {
-                blocks: before.blocks + extent.blocks,
-                tail_valid: extent.tail_valid,
-                birth: before.birth.min(extent.birth),
-                ..before
-            };
-            self.map.insert(extent.file_block, extent.into());
+            extent = before.joined(&extent);
+            self.put(extent);
         }
         if let Some(stored) = self.map.get(&extent.end()) {
             let after = stored.with(extent.end());
             if extent.continued_by(&after) {
                 self.map.remove(&after.file_block);
-                extent.blocks += after.blocks;
-                extent.tail_valid = after.tail_valid;
-                extent.birth = extent.birth.min(after.birth);
-                self.map.insert(extent.file_block, extent.into());
+                self.put(extent.joined(&after));
             }
+        }
+    }
+
+    fn unmap(&mut self, first: u64, end: u64, freed: &mut impl FnMut(Extent)) {
+        loop {
+            let next = self.from(first).next();
+            let next = next.map(|(file_block, stored)| stored.with(*file_block));
+            let Some(extent) = next.filter(|extent| extent.file_block < end) else { return };
+            let cut = extent.part(extent.file_block.max(first), extent.end().min(end));
+            if extent.file_block < cut.file_block {
+                self.put(extent.part(extent.file_block, cut.file_block));
+            } else {
+                self.map.remove(&extent.file_block);
+            }
+            if cut.end() < extent.end() {
+                self.put(extent.part(cut.end(), extent.end()));
+            }
+            self.blocks -= u64::from(cut.blocks);
+            freed(cut);
+        }
+    }
+}
+
+/// The extents of a file, by file block. A file with one, as most are, costs no memory beside its
+/// inode.
+#[derive(Debug)]
+pub(crate) struct ExtentMap(Form);
+
+#[derive(Debug)]
+enum Form {
+    /// One extent, by its first block.
+    One(u64, Stored),
+    /// None, or several.
+    Other(Option<Box<Tree>>),
+}
+const _: () = assert!(size_of::<ExtentMap>() == 40);
+
+impl Default for ExtentMap {
+    fn default() -> ExtentMap {
+        ExtentMap(Form::Other(None))
+    }
+}
+
+impl From<Option<Extent>> for ExtentMap {
+    fn from(extent: Option<Extent>) -> ExtentMap {
+        ExtentMap(match extent {
+            Some(extent) => Form::One(extent.file_block, extent.into()),
+            None => Form::Other(None),
+        })
+    }
+}
+
+impl ExtentMap {
+    /// The only extent.
+    fn one(&self) -> Option<Extent> {
+        match &self.0 {
+            Form::One(file_block, stored) => Some(stored.with(*file_block)),
+            Form::Other(_) => None,
+        }
+    }
+
+    fn tree(&self) -> Option<&Tree> {
+        match &self.0 {
+            Form::One(..) => None,
+            Form::Other(tree) => tree.as_deref(),
+        }
+    }
+
+    /// Blocks mapped.
+    pub(crate) fn blocks(&self) -> u64 {
+        match &self.0 {
+            Form::One(_, stored) => stored.blocks.get().into(),
+            Form::Other(tree) => tree.as_ref().map_or(0, |tree| tree.blocks),
+        }
+    }
+
+    /// All extents in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Extent> {
+        self.from(0)
+    }
+
+    /// The extent that covers a block.
+    #[inline]
+    pub(crate) fn covering(&self, file_block: u64) -> Option<Extent> {
+        match self.one() {
+            Some(one) => one.covers(file_block).then_some(one),
+            None => self.tree()?.covering(file_block),
+        }
+    }
+
+    /// The extents from the one that covers `file_block`, or the first after it, in order.
+    pub(crate) fn from(&self, file_block: u64) -> impl Iterator<Item = Extent> {
+        let one = self.one().filter(|one| one.end() > file_block);
+        let several = self.tree().map(|tree| tree.from(file_block)).into_iter().flatten();
+        one.into_iter().chain(several.map(|(file_block, stored)| stored.with(*file_block)))
+    }
+
+    /// Changes several extents, or what becomes of them.
+    fn change(&mut self, change: impl FnOnce(&mut Tree)) {
+        let mut tree = match std::mem::replace(&mut self.0, Form::Other(None)) {
+            Form::Other(tree) => tree.unwrap_or_default(),
+            Form::One(file_block, stored) => {
+                let mut tree = Box::<Tree>::default();
+                tree.map.insert(file_block, stored);
+                tree.blocks = stored.blocks.get().into();
+                tree
+            }
+        };
+        change(&mut tree);
+        self.0 = match tree.map.first_key_value() {
+            None => Form::Other(None),
+            Some((file_block, stored)) if tree.map.len() == 1 => Form::One(*file_block, *stored),
+            Some(_) => Form::Other(Some(tree)),
+        };
+    }
+
+    /// Maps `new`, unmapping what it covers.
+    pub(crate) fn replace(&mut self, new: Extent, mut freed: impl FnMut(Extent)) {
+        let joined = match (self.one(), self.tree()) {
+            (None, None) => Some(new),
+            (Some(one), _) if new.file_block <= one.file_block && one.end() <= new.end() => {
+                freed(one);
+                Some(new)
+            }
+            (Some(one), _) if one.continued_by(&new) => Some(one.joined(&new)),
+            (Some(one), _) if new.continued_by(&one) => Some(new.joined(&one)),
+            _ => None,
+        };
+        match joined {
+            Some(joined) => *self = Some(joined).into(),
+            None => self.change(|tree| tree.replace(new, &mut freed)),
         }
     }
 
     /// Unmaps the blocks `first .. end`.
     pub(crate) fn unmap(&mut self, first: u64, end: u64, mut freed: impl FnMut(Extent)) {
-        loop {
-            let next = self.from(first).next();
-            let Some(extent) = next.filter(|extent| extent.file_block < end) else { return };
-            let cut = extent.part(extent.file_block.max(first), extent.end().min(end));
-            if extent.file_block < cut.file_block {
-                let left = extent.part(extent.file_block, cut.file_block);
-                self.map.insert(left.file_block, left.into());
-            } else {
-                self.map.remove(&extent.file_block);
+        let Some(one) = self.one() else {
+            if self.tree().is_some() {
+                self.change(|tree| tree.unmap(first, end, &mut freed));
             }
-            if cut.end() < extent.end() {
-                let right = extent.part(cut.end(), extent.end());
-                self.map.insert(right.file_block, right.into());
-            }
-            self.blocks -= u64::from(cut.blocks);
-            freed(cut);
+            return;
+        };
+        let (first, end) = (first.max(one.file_block), end.min(one.end()));
+        if first >= end {
+            return;
         }
+        if one.file_block < first && end < one.end() {
+            return self.change(|tree| tree.unmap(first, end, &mut freed));
+        }
+        let left = (one.file_block < first).then(|| one.part(one.file_block, first));
+        let right = (end < one.end()).then(|| one.part(end, one.end()));
+        *self = left.or(right).into();
+        freed(one.part(first, end));
     }
 
     /// Forgets what lies beyond `size` bytes.
@@ -218,7 +347,12 @@ impl ExtentMap {
         if let Some(extent) = self.covering(last) {
             // Nothing lies behind this block any more, so it is the extent's last.
             let clipped = Extent { tail_valid: extent.tail_valid.min(inside), ..extent };
-            self.map.insert(extent.file_block, clipped.into());
+            match &mut self.0 {
+                Form::One(..) => *self = Some(clipped).into(),
+                Form::Other(tree) => {
+                    tree.iter_mut().for_each(|tree| tree.put(clipped));
+                }
+            }
         }
     }
 }

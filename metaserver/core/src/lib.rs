@@ -15,12 +15,11 @@ use gannet_proto::operations::{Register, Window};
 use gannet_proto::{
     GrantNumber, Inode, RegionId, SessionId, ShardId, Status, StoreId, TargetId, Term,
 };
-use rustc_hash::FxHashMap;
 
 use crate::defects::Defects;
 use crate::held::HeldNames;
 use crate::holds::Holds;
-use crate::namespace::Node;
+use crate::nodes::Nodes;
 use crate::operations::{OperationId, Operations};
 use crate::record::Change;
 use crate::rename::RenameLock;
@@ -119,9 +118,11 @@ pub struct Enrollment {
 mod apply;
 mod attributes;
 mod buffer;
+pub mod check;
 mod counters;
 mod crossshard;
 mod defects;
+mod directory;
 mod enrollment;
 mod extents;
 mod grants;
@@ -132,6 +133,7 @@ mod lookup;
 mod name_operations;
 mod names;
 mod namespace;
+mod nodes;
 mod operations;
 mod peer;
 mod read;
@@ -183,7 +185,7 @@ pub struct Core {
     /// Most grants of one request.
     parts_max: usize,
     shards: [ShardState; SHARDS],
-    nodes: FxHashMap<Inode, Box<Node>>,
+    nodes: Nodes,
     sessions: Sessions,
     operations: Operations,
     holds: Holds,
@@ -237,7 +239,7 @@ impl Core {
             parts_max: PARTS_MAX,
             config,
             shards: [ShardState::default(); SHARDS],
-            nodes: FxHashMap::default(),
+            nodes: Nodes::default(),
             sessions: Sessions::default(),
             operations: Operations::default(),
             holds: Holds::default(),

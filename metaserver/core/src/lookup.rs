@@ -100,13 +100,7 @@ impl Core {
         let mut bytes = std::mem::take(&mut self.scratch.entries);
         bytes.clear();
         let (mut count, mut end) = (0, true);
-        let from = if names.name.is_empty() {
-            std::ops::Bound::Unbounded
-        } else {
-            std::ops::Bound::Excluded(names.name)
-        };
-        for (name, entry) in directory.entries.range::<[u8], _>((from, std::ops::Bound::Unbounded))
-        {
+        for (name, entry) in directory.entries.after(names.name) {
             if bytes.len() + size_of::<DirectoryEntry>() + name.len() > bytes_max {
                 end = false;
                 break;

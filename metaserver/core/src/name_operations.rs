@@ -3,9 +3,9 @@
 use gannet_proto::operations::{Attributes, NameRequest, Names, file_type};
 use gannet_proto::{Inode, ShardId, Status};
 
+use crate::directory::Entry;
 use crate::held::{Holder, Waiter};
 use crate::names::kind_of;
-use crate::namespace::Entry;
 use crate::operations::{OperationId, Request, State};
 use crate::peer::{Message, Outcome, PeerMessage, Step, StepRequest};
 use crate::rename::RenameStage;

@@ -11,8 +11,9 @@ use gannet_proto::operations::{
 };
 use gannet_proto::{Handle, Inode, ShardId, Status};
 
+use crate::directory::Entry;
 use crate::name_operations::{Stage, name_operation_of};
-use crate::namespace::{Entry, only_handle};
+use crate::namespace::only_handle;
 use crate::operations::Request;
 use crate::peer::Step;
 use crate::record::{Change, Reply, StoreList};

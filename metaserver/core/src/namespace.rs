@@ -1,6 +1,6 @@
 //! Inodes and directories in memory.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gannet_proto::limits::{BLOCK_BYTES, TARGETS_PER_FILE_MAX};
 use gannet_proto::operations::{Attributes, file_type};
@@ -8,39 +8,69 @@ use gannet_proto::{Handle, Inode, StoreId};
 use zerocopy::little_endian::{I64, U32, U64};
 
 use crate::Lsn;
+use crate::directory::Entries;
 use crate::extents::ExtentMap;
 use crate::operations::NONE;
 use crate::record::StoreList;
 
-/// The stores over which a file is striped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StoreSet {
-    stores: [U32; TARGETS_PER_FILE_MAX],
-    len: u8,
+/// The stores over which a file is striped, in the order of the stripes. Most files have few: those
+/// cost no memory of their own.
+#[derive(Clone, Debug)]
+pub(crate) enum StoreSet {
+    /// So many of the places are used.
+    Few(u8, [U32; FEW_STORES]),
+    /// So many of them are used, more than that.
+    Many(u8, Arc<[U32; TARGETS_PER_FILE_MAX]>),
+}
+
+/// Stores that fit beside the length of a set.
+const FEW_STORES: usize = 3;
+
+const _: () = assert!(size_of::<StoreSet>() == 16);
+
+impl Default for StoreSet {
+    fn default() -> StoreSet {
+        StoreSet::Few(0, [U32::ZERO; FEW_STORES])
+    }
 }
 
 impl StoreSet {
-    /// Appends a store, up to the bound.
-    pub(crate) fn push(&mut self, store: StoreId) {
-        if let Some(place) = self.stores.get_mut(usize::from(self.len)) {
+    /// A set of the stores that are given, up to the bound.
+    pub(crate) fn new(stores: impl Iterator<Item = StoreId>) -> StoreSet {
+        let mut list = [U32::ZERO; TARGETS_PER_FILE_MAX];
+        let mut len = 0;
+        for (place, store) in list.iter_mut().zip(stores) {
             *place = U32::new(store.0);
-            self.len += 1;
+            len += 1;
+        }
+        match list {
+            [first, second, third, ..] if len <= FEW_STORES => {
+                StoreSet::Few(len as u8, [first, second, third])
+            }
+            _ => StoreSet::Many(len as u8, Arc::new(list)),
+        }
+    }
+
+    fn stores(&self) -> &[U32] {
+        match self {
+            StoreSet::Few(len, stores) => &stores[..usize::from(*len)],
+            StoreSet::Many(len, stores) => &stores[..usize::from(*len)],
         }
     }
 
     /// Number of stores.
     pub(crate) fn len(&self) -> usize {
-        self.len.into()
+        self.stores().len()
     }
 
     /// Whether no store was chosen yet.
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.stores().is_empty()
     }
 
     /// A store by its place.
     pub(crate) fn at(&self, index: usize) -> StoreId {
-        StoreId(self.stores[index].get())
+        StoreId(self.stores()[index].get())
     }
 
     /// All stores.
@@ -50,15 +80,13 @@ impl StoreSet {
 
     /// The form in a record.
     pub(crate) fn list(&self) -> StoreList<'_> {
-        StoreList::new(&self.stores[..self.len()])
+        StoreList::new(self.stores())
     }
 }
 
 impl From<StoreList<'_>> for StoreSet {
     fn from(list: StoreList<'_>) -> StoreSet {
-        let mut set = StoreSet::default();
-        list.iter().for_each(|store| set.push(store));
-        set
+        StoreSet::new(list.iter())
     }
 }
 
@@ -74,18 +102,11 @@ pub(crate) struct File {
     pub holds: u32,
 }
 
-/// An entry of a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub inode: Inode,
-    pub file_type: u32,
-}
-
 /// A directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub parent: Inode,
-    pub entries: BTreeMap<Box<[u8]>, Entry>,
+    pub entries: Entries,
 }
 
 /// What an inode is.
@@ -124,7 +145,7 @@ impl Node {
     ) -> Node {
         let directory = mode & file_type::MASK == file_type::DIRECTORY;
         let content = if directory {
-            Content::Directory(Directory { parent, entries: BTreeMap::new() })
+            Content::Directory(Directory { parent, entries: Entries::default() })
         } else {
             let extents = ExtentMap::default();
             Content::File(File { size: 0, extents, set, live: NONE, holds: NONE })

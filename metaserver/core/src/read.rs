@@ -14,7 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::buffer::{Buffer, HostMemory};
 use crate::extents::Extent;
-use crate::namespace::{File, StoreSet};
+use crate::namespace::File;
 use crate::operations::{OperationId, Request, State};
 use crate::reply::{Context, ReplyKind, TargetTail};
 use crate::targets::Targets;
@@ -236,7 +236,6 @@ impl Core {
         };
         let planned = planner.file(file, offset, until);
         let (length, leading_zeros) = (planner.planned, planner.leading_zeros);
-        let set = file.set;
         let end_of_file = offset + u64::from(length) == size;
         match planned {
             Ok(()) if parts.is_empty() => {
@@ -250,7 +249,7 @@ impl Core {
                 }
                 let reply = (length, end_of_file, after);
                 let asked = (request, buffer);
-                self.grant_read(&mut context, asked, (&parts, &set), reply, sink);
+                self.grant_read(&mut context, asked, &parts, reply, sink);
             }
             Err(Obstacle::Status(status)) => refuse(self, status, sink),
             Err(Obstacle::Absent) => {
@@ -270,7 +269,7 @@ impl Core {
         &mut self,
         context: &mut Context,
         (request, buffer): (&Read, Buffer<'_>),
-        (parts, set): (&[Part], &StoreSet),
+        parts: &[Part],
         (total, end_of_file, after): (u32, bool, Lsn),
         sink: &mut impl Sink,
     ) {
@@ -283,7 +282,7 @@ impl Core {
             Err(Status::STALE_SET) => {
                 let mut tail = TargetTail::default();
                 parts.iter().for_each(|part| tail.push(part.target));
-                return self.answer_stale_set(context, tail, set, sink);
+                return self.answer_stale_set(context, tail, request.handle.inode(), sink);
             }
             Err(status) => return refuse(self, context, status, sink),
         }

@@ -15,9 +15,9 @@ use std::collections::VecDeque;
 use gannet_proto::operations::{Attributes, NameRequest, Names, check_name, file_type, name_flags};
 use gannet_proto::{Inode, ShardId, Status};
 
+use crate::directory::Entry;
 use crate::name_operations::{NameOperation, Stage, name_operation_of};
 use crate::names::{Stop, directory_of};
-use crate::namespace::Entry;
 use crate::operations::OperationId;
 use crate::peer::{Message, Outcome, PeerMessage, Step, StepRequest};
 use crate::record::{Change, Reply};

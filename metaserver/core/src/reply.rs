@@ -11,7 +11,6 @@ use gannet_proto::{Handle, Inode, ShardId, Status, TargetId};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
-use crate::namespace::StoreSet;
 use crate::operations::{OperationId, Request, State};
 use crate::record::{IoKept, Origin, Reply};
 use crate::sessions::KeptReply;
@@ -283,17 +282,16 @@ impl Core {
         sink.reply(context.session, after, &reply, &[]);
     }
 
-    /// Answers `STALE_SET` with the data servers that the request needs.
+    /// Answers `STALE_SET` with the data servers that the request needs: those of `tail`, and the
+    /// file's.
     pub(crate) fn answer_stale_set(
         &mut self,
         context: &Context,
         mut tail: TargetTail,
-        set: &StoreSet,
+        inode: Inode,
         sink: &mut impl Sink,
     ) {
-        set.iter()
-            .filter_map(|id| self.targets.store(id))
-            .for_each(|store| tail.push(store.target));
+        self.push_targets(inode, &mut tail);
         self.counters.stale_sets += 1;
         if self.answer_slot(context, None) && self.connected(context.session) {
             let reply = IoReply {
@@ -318,11 +316,15 @@ impl Core {
     /// The data servers of a file of this reactor.
     fn targets_of(&self, inode: Inode) -> TargetTail {
         let mut tail = TargetTail::default();
+        self.push_targets(inode, &mut tail);
+        tail
+    }
+
+    fn push_targets(&self, inode: Inode, tail: &mut TargetTail) {
         if let Some(file) = self.nodes.get(&inode).and_then(|node| node.file()) {
             let stores = file.set.iter().filter_map(|store| self.targets.store(store));
             stores.for_each(|store| tail.push(store.target));
         }
-        tail
     }
 
     /// Ends the operation of an answered request: it awaits nothing and holds nothing any more.

@@ -226,7 +226,8 @@ impl SpaceMap {
         while block < end && zone_blocks != 0 {
             let Some(zone) = pool.zone_of(block, zone_blocks) else { return false };
             let start = (block - zone.first) as u32;
-            let blocks = (end - block).min(u64::from(zone.blocks - start)) as u32;
+            // A map that names blocks beyond a store's end is refused like any other.
+            let blocks = (end - block).min(u64::from(zone.blocks.saturating_sub(start))) as u32;
             if blocks == 0 || zone.bit(start) || zone.seek(start, true) < start + blocks {
                 return false;
             }
@@ -319,7 +320,23 @@ impl SpaceMap {
         pool.zones.iter().filter(|zone| zone.free == zone.blocks).nth(keep).is_some()
     }
 
-    /// Blocks of a shard that are in use, cooling ones included, for checks.
+    /// The zones of all shards and what is free in them, for checks: shard, store, free blocks, zones.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (ShardId, StoreId, u64, &[Zone])> {
+        self.pools.iter().enumerate().flat_map(|(shard, pools)| {
+            pools.iter().enumerate().map(move |(store, pool)| {
+                (ShardId(shard as u16), StoreId(store as u32), pool.free, &pool.zones[..])
+            })
+        })
+    }
+
+    /// Counts one free block of a shard too much.
+    #[cfg(test)]
+    pub(crate) fn miscount(&mut self, shard: ShardId, store: StoreId) {
+        self.pools[usize::from(shard.0)][store.0 as usize].free += 1;
+    }
+
+    /// Blocks of a shard that are in use, cooling ones included.
+    #[cfg(test)]
     pub(crate) fn in_use(&self) -> Vec<(ShardId, StoreId, Block)> {
         let mut blocks = Vec::new();
         for (shard, pools) in self.pools.iter().enumerate() {
@@ -448,6 +465,7 @@ mod tests {
         assert!(!space.claim(SHARD, across));
         assert!(!space.claim(ShardId(8), across));
         assert!(!space.claim(SHARD, Span { block: Block(BLOCKS), ..across }));
+        assert!(!space.claim(SHARD, Span { block: Block(BLOCKS + 1), ..across }));
         assert_eq!(space.used(), 8);
         space.release(SHARD, across, Lsn(1));
         space.thaw();

@@ -75,13 +75,12 @@ impl Core {
     pub(crate) fn new_set(&self, inode: Inode) -> StoreSet {
         let up = || self.targets.stores().filter(|(_, store)| store.up).map(|(id, _)| id);
         let count = up().count();
-        let mut set = StoreSet::default();
-        if count > 0 {
-            let start = (inode.number() % count as u64) as usize;
-            let width = usize::from(self.config.stripe_width).min(TARGETS_PER_FILE_MAX);
-            up().chain(up()).skip(start).take(width.min(count)).for_each(|store| set.push(store));
+        if count == 0 {
+            return StoreSet::default();
         }
-        set
+        let start = (inode.number() % count as u64) as usize;
+        let width = usize::from(self.config.stripe_width).min(TARGETS_PER_FILE_MAX);
+        StoreSet::new(up().chain(up()).skip(start).take(width.min(count)))
     }
 
     /// The old blocks that a write merges.

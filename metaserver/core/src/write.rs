@@ -184,7 +184,7 @@ impl Core {
         }
         let Some(node) = self.nodes.get(&inode) else { return };
         let Some(file) = node.file() else { return };
-        let (set, size, lsn) = (file.set, file.size, node.lsn);
+        let (set, size, lsn) = (file.set.clone(), file.size, node.lsn);
         let Some(place) = Core::place_of(request, size) else { return };
         let staged = self.edges(inode, place).and_then(|edges| {
             let staged = self.stage(id, context.shard(), &set, place, &edges)?;
@@ -224,7 +224,7 @@ impl Core {
             Err(Status::STALE_SET) => {
                 let mut tail = TargetTail::default();
                 targets.iter().for_each(|target| tail.push(*target));
-                return self.answer_stale_set(context, tail, &set, sink);
+                return self.answer_stale_set(context, tail, inode, sink);
             }
             Err(status) => return self.answer_status(context, ReplyKind::Io, status, sink),
         }

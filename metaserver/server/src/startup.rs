@@ -175,7 +175,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
 }
 
 /// The core's configuration of this reactor.
-fn core_config(config: &crate::MetaServerConfig, superblock: &Superblock) -> CoreConfig {
+pub(crate) fn core_config(config: &crate::MetaServerConfig, superblock: &Superblock) -> CoreConfig {
     CoreConfig {
         reactor: superblock.reactor.get(),
         reactors: superblock.reactors.get(),

@@ -494,7 +494,7 @@ fn answers_show_nothing_that_a_crash_could_take_back() {
         let found = copy.entry(parent, name.as_bytes());
         match answer.status() {
             Status::OK => {
-                let node = &copy.nodes[&found.unwrap().inode];
+                let node = copy.nodes.get(&found.unwrap().inode).unwrap();
                 assert_eq!(node.attributes(), answer.attributes());
             }
             Status::NOT_FOUND => assert_eq!(found, None),

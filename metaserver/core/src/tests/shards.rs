@@ -156,7 +156,7 @@ fn check_tree(world: &World) {
     let mut entries = std::collections::BTreeMap::new();
     for core in &world.cores {
         for node in core.nodes.values() {
-            for (name, entry) in node.directory().into_iter().flat_map(|d| &d.entries) {
+            for (name, entry) in node.directory().into_iter().flat_map(|d| d.entries.iter()) {
                 let other = entries.insert(entry.inode, node.inode);
                 assert_eq!(other, None, "{:?} has two names", String::from_utf8_lossy(name));
             }

@@ -20,7 +20,7 @@ mod tests {
     use gannet_meta_core::Lsn;
     use gannet_runtime::time::Time;
 
-    use super::frame::{FRAME_ALIGNMENT, Position};
+    use super::frame::{FRAME_ALIGNMENT, FRAME_BYTES_MAX, Position};
     use super::recovery::{Recovered, Recovery, RecoveryError};
     use super::superblock::{SUPERBLOCK_BYTES, Superblock};
     use super::writer::LogWriter;
@@ -160,5 +160,35 @@ mod tests {
             view.copy_in(block + 20, &image[block + 20..=block + 20]);
         }
         assert!(refused > 10, "{refused}");
+    }
+
+    /// Frames of the longest length follow each other in a burst of small records. Damage to any of
+    /// them but the last is refused, wherever reading in windows happens to begin.
+    #[test]
+    fn damage_in_a_row_of_longest_frames_is_refused() {
+        let (mut disk, file) = disk();
+        let mut writer =
+            LogWriter::new(file, UUID, 1, Position::default(), SUPERBLOCK_BYTES as u64).unwrap();
+        for _ in 0..(5 << 20) / 128 {
+            writer.append(&[7; 124]);
+        }
+        let mut starts = vec![SUPERBLOCK_BYTES];
+        while !writer.is_idle() {
+            commit(&mut writer, &mut disk);
+            starts.push(recover(&mut disk, file).unwrap().0.offset as usize);
+        }
+        let lengths: Vec<usize> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(lengths.len() > 4 && lengths[..4] == [FRAME_BYTES_MAX; 4], "{lengths:?}");
+        let view = disk.resident(file, 0, starts[starts.len() - 1]).unwrap();
+        for start in &starts[..starts.len() - 2] {
+            for place in [start + 20, start + 9000] {
+                let mut byte = [0];
+                view.copy_out(place, &mut byte);
+                view.copy_in(place, &[byte[0] ^ 4]);
+                let found = recover(&mut disk, file);
+                assert!(matches!(found, Err(RecoveryError::Damaged { .. })), "at byte {place}");
+                view.copy_in(place, &byte);
+            }
+        }
     }
 }

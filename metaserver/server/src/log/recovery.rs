@@ -89,6 +89,19 @@ pub fn decide(verdict: Verdict, at_end_of_file: bool, later_frame: bool) -> Deci
     }
 }
 
+/// How a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogEnd {
+    /// Behind the last frame there is nothing.
+    Clean,
+    /// Behind the last frame lies the beginning of one that was never whole, and that nobody was told
+    /// of: a crash interrupted it. Damage to the last frame of a log looks the same.
+    TornFrame,
+    /// Behind the last frame lie bytes that begin no frame: what a crash left of one whose beginning
+    /// was not written, or was written over later. Damage to the last frame may look the same.
+    Remains,
+}
+
 /// What was recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovered {
@@ -112,6 +125,7 @@ pub struct Recovery {
     state: State,
     position: Position,
     offset: u64,
+    end: LogEnd,
     buffers: BufferPool,
     reading: bool,
 }
@@ -127,6 +141,7 @@ impl Recovery {
             state: State::Superblock,
             position: Position::default(),
             offset: 0,
+            end: LogEnd::Clean,
             buffers: BufferPool::new(WINDOW_BYTES, 1)?,
             reading: false,
         })
@@ -139,6 +154,18 @@ impl Recovery {
             State::Superblock => None,
             State::Frames(superblock) | State::Done(superblock, _) => Some(superblock),
         }
+    }
+
+    /// Where the log stands so far: when reading failed, up to where it could be read.
+    #[must_use]
+    pub fn progress(&self) -> Recovered {
+        Recovered { position: self.position, offset: self.offset }
+    }
+
+    /// How the log ends, when all was read.
+    #[must_use]
+    pub fn end(&self) -> LogEnd {
+        self.end
     }
 
     /// The result, when all was read.
@@ -229,9 +256,10 @@ impl Recovery {
         while start < window.len() {
             let rest = &window[start..];
             let verdict = frame::judge(rest, self.position, uuid);
-            // A frame that could be anywhere in the window, but not all of it is: read on from here.
-            let whole_frame_seen = at_end_of_file || rest.len() >= FRAME_BYTES_MAX;
-            if !matches!(verdict, Verdict::Next { .. }) && !whole_frame_seen {
+            // What is no frame is judged by what lies behind it: that the next one's beginning is seen,
+            // even behind a longest frame. Else read on from here.
+            let successor_seen = at_end_of_file || rest.len() > FRAME_BYTES_MAX;
+            if !matches!(verdict, Verdict::Next { .. }) && !successor_seen {
                 break;
             }
             let later = later_frame(rest, self.position.number + 1, uuid);
@@ -247,6 +275,7 @@ impl Recovery {
                 }
                 Decision::ReadMore => break,
                 Decision::End => {
+                    self.end = end_of(verdict, rest);
                     self.finish(superblock);
                     return Ok(());
                 }
@@ -297,8 +326,17 @@ impl Recovery {
     }
 
     fn finish(&mut self, superblock: Superblock) {
-        let recovered = Recovered { position: self.position, offset: self.offset };
-        self.state = State::Done(superblock, recovered);
+        self.state = State::Done(superblock, self.progress());
+    }
+}
+
+/// How a log ends at a place that was judged so; `rest` is what lies there.
+fn end_of(verdict: Verdict, rest: &[u8]) -> LogEnd {
+    let longest = &rest[..rest.len().min(FRAME_BYTES_MAX)];
+    match verdict {
+        Verdict::Incomplete { .. } | Verdict::TornPayload => LogEnd::TornFrame,
+        _ if longest.iter().any(|byte| *byte != 0) => LogEnd::Remains,
+        _ => LogEnd::Clean,
     }
 }
 
