@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 
+use gannet_client::{Operation, Outcome};
 use gannet_fabric::Fabric;
 use gannet_runtime::reactor::pin_to_core;
+use gannet_runtime::time::Time;
 
 use super::ceilings::MetadataCeilings;
 use super::counters::ServerCounters;
@@ -17,11 +19,14 @@ use super::report::{LogUse, MetadataReport, MetadataSettings, OperationResult, S
 use super::tree::{SETUP_DEPTH, Tree};
 use crate::embedded::Embedded;
 use crate::error::PerfError;
-use crate::host::{Host, HostSettings};
+use crate::host::{Host, HostSettings, request, unexpected};
 use crate::machine::Machine;
 use crate::options::Server;
 use crate::report::Build;
 use crate::run::{against_embedded, on_a_thread};
+
+/// How long the data server of an embedded server may take to join it.
+const JOIN_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What a run is doing, for those who wait for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +158,7 @@ impl Round<'_> {
                 let (core, idle) = (self.options.server_core, self.options.idle);
                 let server = Embedded::start_waiting(embedded, core, idle)?;
                 against_embedded(server, &settings, |host, busy| {
+                    await_data_server(host)?;
                     let results = self.with_tree(host, Some(busy), progress)?;
                     Ok((host.client.reactors(), results))
                 })
@@ -262,6 +268,23 @@ impl Round<'_> {
     }
 }
 
+/// Asks until the data server of an embedded server has joined: files that are made before have no
+/// stores yet, and what its joining costs is nobody's operation.
+fn await_data_server<F: Fabric>(host: &mut Host<F>) -> Result<(), PerfError> {
+    const WHAT: &str = "asking for the data servers of";
+    const WHOM: &str = "the metadata server";
+    let end = Time::monotonic() + JOIN_TIME_MAX;
+    while Time::monotonic() < end {
+        let answer = host.call(Operation::StatFs { reactor: 0 })?;
+        match answer.map_err(|error| request(WHAT, WHOM, error))? {
+            Outcome::Space(space) if space.targets > 0 => return Ok(()),
+            Outcome::Space(_) => {}
+            _ => return Err(unexpected(WHAT, WHOM)),
+        }
+    }
+    Err(PerfError::Embedded("its data server does not join it".to_owned()))
+}
+
 fn result(
     phase: &Phase,
     observed: &Observed,
@@ -310,7 +333,7 @@ fn log_use(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use gannet_client::{Operation, Outcome, Ownership};
+    use gannet_client::Ownership;
     use gannet_metaserver::log::frame;
     use gannet_proto::{Handle, Inode};
 
@@ -355,6 +378,7 @@ mod tests {
         let path = server.log_directory().unwrap().join("log.0");
         let round = Round { options: &options, depth: 8, run: 1 };
         let records = against_embedded(server, &round.host_settings(), |host, busy| {
+            await_data_server(host)?;
             round.with_tree(host, Some(busy), &mut |_| {})?;
             Ok(records(&std::fs::read(&path).unwrap()))
         });
