@@ -17,12 +17,9 @@ const WATCHED: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_millis(250);
 /// How often. The machine may be busy with something else at one of the moments, or at some of
 /// them; the best is what the servers need.
-const IDLES: u32 = 12;
+const IDLES: u32 = 20;
 /// Until when the first request after that has its answer.
 const ANSWER_MAX: Duration = Duration::from_millis(1);
-/// The same as a multiple of the time in which a thread of this machine that slept as long is woken
-/// and wakes the other in turn: a virtual machine's processors may take milliseconds for it.
-const WAKES_MAX: u32 = 4;
 
 /// `gannet dev` in a directory of its own.
 struct Dev {
@@ -64,8 +61,8 @@ impl Echo {
     }
 }
 
-/// The best latency of a request of `ask` after the servers had nothing to do for a while, and the
-/// longest that it may be: in the same moments, as it were, the machine's own is measured.
+/// The best latency of a request of `ask` after the servers had nothing to do for a while; and beside
+/// it, for whoever reads a failure, that of a thread of this machine which slept as long.
 fn latency_after_idling(mut ask: impl FnMut()) -> (Duration, Duration) {
     fn after_idling(ask: impl FnOnce()) -> Duration {
         std::thread::sleep(IDLE);
@@ -77,7 +74,7 @@ fn latency_after_idling(mut ask: impl FnMut()) -> (Duration, Duration) {
     let once = |_| (after_idling(|| echo.ask()), after_idling(&mut ask));
     let (own, latencies): (Vec<_>, Vec<_>) = (0..IDLES).map(once).unzip();
     let best = |latencies: Vec<Duration>| latencies.into_iter().min().expect("at least one");
-    (best(latencies), ANSWER_MAX.max(WAKES_MAX * best(own)))
+    (best(latencies), best(own))
 }
 
 #[test]
@@ -120,10 +117,10 @@ fn an_idle_server_wakes_at_once() {
         assert_eq!(session.read_at(file, 0, &mut block).expect("read"), block.len());
     });
     println!(
-        "after {IDLE:?} without work: stat {:?} (at most {:?}), read of a block {:?} (at most {:?})",
+        "after {IDLE:?} without work: stat {:?} (a thread's echo {:?}), read of a block {:?} ({:?})",
         stat.0, stat.1, read.0, read.1
     );
-    assert!(stat.0 <= stat.1 && read.0 <= read.1);
+    assert!(stat.0 <= ANSWER_MAX && read.0 <= ANSWER_MAX);
     drop(session);
     dev.server.stop();
 }
