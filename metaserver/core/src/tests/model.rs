@@ -1,0 +1,504 @@
+//! Millions of random operations, each compared with an oracle: what it answers, and now and then
+//! everything that there is. Directories lie on all shards, so that many operations concern two or
+//! three of them; the cores restart from their logs in between.
+//!
+//! `GANNET_MODEL_SEED` repeats one seed.
+
+mod oracle;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gannet_proto::operations::{
+    Attributes, DirectoryEntry, NameRequest, attribute_mask, io_flags, name_flags, name_operation,
+};
+use gannet_proto::{Inode, Status};
+use zerocopy::FromBytes;
+use zerocopy::little_endian::{I64, U32};
+
+use self::oracle::{Content, Id, Node, Oracle, ROOT, Setting};
+use super::world::{Answer, BLOCK, Random, World, pattern};
+
+/// Operations of one seed.
+const STEPS: u64 = 50_000;
+/// Seeds of the short test, which is part of every run.
+const SEEDS_SHORT: u64 = 6;
+/// Seeds of the long one: 10 million operations.
+const SEEDS_LONG: u64 = 200;
+/// Operations from one look at everything to the next.
+const LOOK_EVERY: u64 = 5_000;
+/// Nodes from which on fewer are made than removed.
+const NODES_MANY: usize = 120;
+/// Longest file, blocks.
+const FILE_BLOCKS: u64 = 12;
+
+/// Names that meet each other, some of them odd.
+const NAMES: [&[u8]; 14] = [
+    b"a",
+    b"b",
+    b"c",
+    b"d",
+    b"e",
+    b"f",
+    b"A",
+    b" ",
+    b"\xff\xfe",
+    b"...",
+    b"-rf",
+    b"a\n",
+    b"\x01",
+    b"g",
+];
+/// Names that no entry may have.
+const BAD_NAMES: [&[u8]; 6] = [b"", b".", b"..", b"a/b", b"a\0", &[b'x'; 256]];
+
+struct Model {
+    random: Random,
+    world: World,
+    oracle: Oracle,
+    /// Of every node that there ever was.
+    inodes: BTreeMap<Id, Inode>,
+    /// Where a failure happened.
+    place: String,
+}
+
+/// What a request was answered, without what the oracle knows better.
+type Done<T> = Result<T, Status>;
+
+impl Model {
+    fn new(seed: u64) -> Model {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let reactors = [1, 2, 3, 5][random.below(4) as usize];
+        let mut world = World::new(reactors, 1 + random.below(3) as usize, 16_384);
+        let root = world.stat(Inode::ROOT).unwrap();
+        let content = Content::Directory { parent: ROOT, entries: BTreeMap::new() };
+        let oracle = Oracle::new(Node {
+            content,
+            mode: root.mode.get() & 0o7777,
+            uid: root.uid.get(),
+            gid: root.gid.get(),
+            links: root.links.get(),
+            atime_ns: root.atime_ns.get(),
+            mtime_ns: root.mtime_ns.get(),
+            ctime_ns: root.ctime_ns.get(),
+        });
+        let inodes = BTreeMap::from([(ROOT, Inode::ROOT)]);
+        Model { random, world, oracle, inodes, place: String::new() }
+    }
+
+    /// One of those for which `is_sought` holds, or, now and then, one that may be gone or of
+    /// another kind.
+    fn pick(&mut self, is_sought: impl Fn(&Node) -> bool) -> Id {
+        if self.random.chance(3) {
+            let place = self.random.below(self.inodes.len() as u64) as usize;
+            return *self.inodes.keys().nth(place).unwrap();
+        }
+        let sought: Vec<Id> = self
+            .oracle
+            .nodes
+            .iter()
+            .filter(|(_, node)| is_sought(node))
+            .map(|(id, _)| *id)
+            .collect();
+        match sought.len() {
+            0 => ROOT,
+            len => sought[self.random.below(len as u64) as usize],
+        }
+    }
+
+    fn directory(&mut self) -> Id {
+        self.pick(Node::is_directory)
+    }
+
+    fn file(&mut self) -> Id {
+        self.pick(|node| !node.is_directory())
+    }
+
+    fn name(&mut self) -> Vec<u8> {
+        if self.random.chance(2) {
+            return BAD_NAMES[self.random.below(BAD_NAMES.len() as u64) as usize].to_vec();
+        }
+        if self.random.chance(2) {
+            return vec![b'y'; 255];
+        }
+        NAMES[self.random.below(NAMES.len() as u64) as usize].to_vec()
+    }
+
+    /// A name that is there, if there is one, or any.
+    fn name_in(&mut self, directory: Id) -> Vec<u8> {
+        match self.oracle.entries(directory) {
+            Ok(entries) if !entries.is_empty() && self.random.chance(70) => {
+                let place = self.random.below(entries.len() as u64) as usize;
+                entries.keys().nth(place).unwrap().clone()
+            }
+            _ => self.name(),
+        }
+    }
+
+    fn owner(&mut self) -> (u32, u32) {
+        (self.random.below(3) as u32, self.random.below(3) as u32)
+    }
+
+    /// A namespace request, carried through.
+    fn ask(
+        &mut self,
+        (parent, to_parent): (Id, Id),
+        (name, to_name): (&[u8], &[u8]),
+        fill: impl FnOnce(&mut NameRequest),
+    ) -> Answer {
+        let (parent, to_parent) = (self.inodes[&parent], self.inodes[&to_parent]);
+        let mut request = self.world.name_message(0, parent, to_parent, 0);
+        fill(&mut request);
+        let (operation, flags) = (request.operation.get(), request.flags.get());
+        let names = (name.escape_ascii(), to_name.escape_ascii());
+        let what =
+            format_args!("{operation} {flags} {parent:?} {} {to_parent:?} {}", names.0, names.1);
+        write!(self.place, ": {what}").unwrap();
+        self.world.send_name(&request, name, to_name);
+        self.world.wait(&request.header)
+    }
+
+    fn ask_entry(
+        &mut self,
+        operation: u16,
+        parents: (Id, Id),
+        names: (&[u8], &[u8]),
+        fill: impl FnOnce(&mut NameRequest),
+    ) -> Done<Attributes> {
+        let answer = self.ask(parents, names, |request| {
+            request.operation.set(operation);
+            fill(request);
+        });
+        match answer.status() {
+            Status::OK => Ok(answer.attributes()),
+            status => Err(status),
+        }
+    }
+
+    /// Compares attributes of a node with the oracle's.
+    fn same(&self, id: Id, found: &Attributes) {
+        let node = &self.oracle.nodes[&id];
+        let found_here = (
+            found.handle.inode(),
+            found.mode.get(),
+            (found.uid.get(), found.gid.get()),
+            found.links.get(),
+            found.size.get(),
+            (found.atime_ns.get(), found.mtime_ns.get()),
+        );
+        let expected = (
+            self.inodes[&id],
+            node.full_mode(),
+            (node.uid, node.gid),
+            node.links,
+            node.size(),
+            (node.atime_ns, node.mtime_ns),
+        );
+        assert_eq!(found_here, expected, "{}", self.place);
+    }
+
+    /// Notes the inode of a node that was made or found, and compares its attributes.
+    fn made(&mut self, done: Done<Attributes>, expected: Done<Id>) {
+        assert_eq!(done.as_ref().err(), expected.as_ref().err(), "{}", self.place);
+        let (Ok(found), Ok(id)) = (done, expected) else { return };
+        let inode = found.handle.inode();
+        assert_eq!(*self.inodes.entry(id).or_insert(inode), inode, "{}", self.place);
+        // An answer from another shard than the inode's says no more than which it is.
+        if found.mode.get() != 0 {
+            self.same(id, &found);
+        }
+    }
+
+    fn is_same(&self, done: Done<Attributes>, expected: Done<()>) {
+        assert_eq!(done.map(|_| ()), expected, "{}", self.place);
+    }
+
+    fn make(&mut self) {
+        let (parent, name, owner) = (self.directory(), self.name(), self.owner());
+        let mode = self.random.below(0o10000) as u32;
+        let fill = |request: &mut NameRequest| {
+            request.mode.set(mode);
+            request.uid.set(owner.0);
+            request.gid.set(owner.1);
+        };
+        if self.random.chance(35) {
+            let expected = self.oracle.mkdir((parent, &name), mode, owner);
+            let done = self.ask_entry(name_operation::MKDIR, (parent, ROOT), (&name, b""), fill);
+            self.made(done, expected);
+        } else {
+            let flags = if self.random.chance(50) { name_flags::EXCLUSIVE } else { 0 };
+            let expected = self.oracle.create((parent, &name), mode, owner, flags);
+            let done =
+                self.ask_entry(name_operation::CREATE, (parent, ROOT), (&name, b""), |request| {
+                    fill(request);
+                    request.flags.set(flags);
+                });
+            self.made(done, expected);
+        }
+    }
+
+    fn remove(&mut self) {
+        let parent = self.directory();
+        let name = self.name_in(parent);
+        let (operation, expected) = if self.random.chance(60) {
+            (name_operation::UNLINK, self.oracle.unlink((parent, &name)))
+        } else {
+            (name_operation::RMDIR, self.oracle.rmdir((parent, &name)))
+        };
+        let done = self.ask_entry(operation, (parent, ROOT), (&name, b""), |_| {});
+        self.is_same(done, expected);
+    }
+
+    fn rename(&mut self) {
+        let (from, to) = (self.directory(), self.directory());
+        let (name, to_name) = (self.name_in(from), self.name_in(to));
+        let flags = if self.random.chance(20) { name_flags::NO_REPLACE } else { 0 };
+        let expected = self.oracle.rename((from, &name), (to, &to_name), flags);
+        let names = (&name[..], &to_name[..]);
+        let done = self.ask_entry(name_operation::RENAME, (from, to), names, |request| {
+            request.flags.set(flags);
+        });
+        match (done, expected) {
+            (Ok(_), Ok(())) => {}
+            (Err(status), Err(obstacles)) if obstacles.contains(&status) => {}
+            (done, expected) => panic!("{}: {done:?}, not {expected:?}", self.place),
+        }
+    }
+
+    /// A path of several components, resolved shard by shard as a host does it.
+    fn lookup(&mut self) {
+        let from = self.directory();
+        let mut path = Vec::new();
+        let mut at = from;
+        for _ in 0..1 + self.random.below(5) {
+            let component = match self.random.below(10) {
+                0 => b"..".to_vec(),
+                1 => b".".to_vec(),
+                _ => self.name_in(at),
+            };
+            at = self.oracle.lookup(at, &component).unwrap_or(ROOT);
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&component);
+        }
+        let expected = self.oracle.lookup(from, &path);
+        let (mut parent, mut rest) = (self.inodes[&from], &path[..]);
+        let done = loop {
+            let request = self.world.name_message(name_operation::LOOKUP, parent, parent, 0);
+            self.world.send_name(&request, rest, b"");
+            let answer = self.world.wait(&request.header);
+            if let Err(status) = check(answer.status()) {
+                break Err(status);
+            }
+            let Answer::Entry(reply, _) = &answer else { panic!("LOOKUP is answered by an entry") };
+            parent = reply.attributes.handle.inode();
+            rest = &rest[reply.consumed.get() as usize..];
+            if rest.is_empty() {
+                break Ok(answer.attributes());
+            }
+        };
+        self.made(done, expected);
+    }
+
+    fn set(&mut self) {
+        let id = self.pick(|_| true);
+        let mut setting = Setting {
+            mask: self.random.below(64) as u32,
+            mode: self.random.below(0o10000) as u32,
+            atime_ns: self.random.next() as i64,
+            mtime_ns: self.random.next() as i64,
+            size: self.random.below(FILE_BLOCKS * BLOCK as u64),
+            ..Setting::default()
+        };
+        (setting.uid, setting.gid) = self.owner();
+        if self.random.chance(50) {
+            setting.mask &= !attribute_mask::SIZE;
+        }
+        let expected = self.oracle.set(id, &setting).map(|()| id);
+        let mut request = self.world.attributes_message(self.inodes[&id], setting.size, 0);
+        request.mask = U32::new(setting.mask);
+        request.mode = U32::new(setting.mode);
+        request.uid = U32::new(setting.uid);
+        request.gid = U32::new(setting.gid);
+        request.atime_ns = I64::new(setting.atime_ns);
+        request.mtime_ns = I64::new(setting.mtime_ns);
+        self.world.send_attributes(&request);
+        let answer = self.world.wait(&request.header);
+        self.made(check(answer.status()).map(|()| answer.attributes()), expected);
+    }
+
+    fn range(&mut self) -> (u64, usize) {
+        let unit = if self.random.chance(50) { BLOCK as u64 } else { 1 };
+        let offset = self.random.below(FILE_BLOCKS * BLOCK as u64 / 2 / unit) * unit;
+        let length = (1 + self.random.below(FILE_BLOCKS * BLOCK as u64 / 2 / unit)) * unit;
+        (offset, length as usize)
+    }
+
+    fn write(&mut self, step: u64) {
+        let id = self.file();
+        let (offset, length) = self.range();
+        let data = pattern(step, length);
+        let size = self.oracle.node(id).map_or(0, Node::size);
+        let appends = self.random.chance(20) && size < FILE_BLOCKS * BLOCK as u64;
+        let expected = self.oracle.write(id, (!appends).then_some(offset), &data);
+        let flags = if appends { io_flags::APPEND } else { 0 };
+        let done = self.world.write(self.inodes[&id], offset, &data, flags);
+        let done = done.map(|reply| (reply.offset.get(), reply.size.get()));
+        assert_eq!(done, expected, "{}", self.place);
+    }
+
+    fn read(&mut self) {
+        let id = self.file();
+        let (offset, length) = self.range();
+        match self.oracle.read(id, offset, length) {
+            Ok(expected) => {
+                let (bytes, end) = self.world.read(self.inodes[&id], offset, length);
+                assert!((&bytes[..], end) == expected, "{}: {offset} {length}", self.place);
+            }
+            Err(expected) => {
+                let request = self.world.read_message(self.inodes[&id], offset, length, 2, 0);
+                self.world.send_read(&request);
+                let answer = self.world.wait(&request.header);
+                assert_eq!(answer.status(), expected, "{}", self.place);
+            }
+        }
+    }
+
+    fn stat(&mut self) {
+        let id = self.pick(|_| true);
+        let done = self.world.stat(self.inodes[&id]);
+        self.made(done, self.oracle.node(id).map(|_| id));
+    }
+
+    /// Lists a directory in parts.
+    fn list(&mut self, id: Id, bytes_max: u32) -> Done<Vec<(Vec<u8>, Inode)>> {
+        let (mut found, mut after) = (Vec::new(), Vec::new());
+        loop {
+            let answer = self.ask((id, id), (&after, b""), |request| {
+                request.operation.set(name_operation::READDIR);
+                request.reply_bytes_max.set(bytes_max);
+            });
+            check(answer.status())?;
+            let Answer::Directory(reply, tail) = answer else {
+                panic!("READDIR is answered by entries")
+            };
+            let mut tail = &tail[..];
+            for _ in 0..reply.count.get() {
+                let (entry, rest) = DirectoryEntry::read_from_prefix(tail).unwrap();
+                let (name, rest) = rest.split_at(entry.name_bytes.get().into());
+                after = name.to_vec();
+                found.push((after.clone(), Inode(entry.inode.get())));
+                tail = rest;
+            }
+            if reply.end.get() == 1 {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn readdir(&mut self, id: Id) {
+        let bytes_max = 300 + self.random.below(2000) as u32;
+        let done = self.list(id, bytes_max);
+        let expected = self.oracle.entries(id).map(|entries| {
+            entries.iter().map(|(name, id)| (name.clone(), self.inodes[id])).collect::<Vec<_>>()
+        });
+        assert_eq!(done, expected, "{}", self.place);
+    }
+
+    /// Compares everything that there is.
+    fn look(&mut self) {
+        let known: Vec<Id> = self.inodes.keys().copied().collect();
+        for id in known {
+            let expected = self.oracle.node(id).map(|_| id);
+            let done = self.world.stat(self.inodes[&id]);
+            self.made(done, expected);
+            match self.oracle.nodes.get(&id).map(|node| node.content.clone()) {
+                None => drop(self.inodes.remove(&id)),
+                Some(Content::Directory { .. }) => self.readdir(id),
+                Some(Content::File(bytes)) => {
+                    let (found, _) = self.world.read(self.inodes[&id], 0, bytes.len() + 1);
+                    assert!(found == bytes, "{}: file {id}", self.place);
+                }
+            }
+        }
+        self.world.check();
+        self.world.check_replay();
+        assert!(self.world.cores.iter().all(crate::Core::is_quiet), "{}", self.place);
+    }
+
+    fn step(&mut self, step: u64) {
+        self.world.now_ns += 5;
+        self.oracle.now_ns = self.world.now().wall_ns as i64;
+        let crowded = self.oracle.nodes.len() > NODES_MANY;
+        match self.random.below(100) {
+            0..16 if !crowded => self.make(),
+            0..22 => self.remove(),
+            22..42 => self.rename(),
+            42..57 => self.lookup(),
+            57..67 => self.set(),
+            67..75 => self.write(step),
+            75..83 => self.read(),
+            83..94 => self.stat(),
+            _ => {
+                let id = self.directory();
+                self.readdir(id);
+            }
+        }
+        // What was answered, and what was written to the log long ago, is not looked at again.
+        self.world.history.clear();
+    }
+}
+
+fn check(status: Status) -> Done<()> {
+    if status.is_ok() { Ok(()) } else { Err(status) }
+}
+
+/// The operations of one seed.
+fn run(seed: u64) {
+    let mut model = Model::new(seed);
+    for step in 0..STEPS {
+        model.place.clear();
+        write!(model.place, "GANNET_MODEL_SEED={seed}, operation {step}").unwrap();
+        model.step(step);
+        if step % LOOK_EVERY == LOOK_EVERY - 1 {
+            model.look();
+            if model.random.chance(30) {
+                model.world.restart();
+                model.world.up_all();
+            }
+        }
+    }
+}
+
+fn run_seeds(seeds_max: u64) {
+    let given = std::env::var("GANNET_MODEL_SEED").ok();
+    if let Some(seed) = given.map(|seed| seed.parse().expect("a number")) {
+        return run(seed);
+    }
+    let next = AtomicU64::new(1);
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let seeds = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+                seeds.take_while(|seed| *seed <= seeds_max).for_each(run);
+            });
+        }
+    });
+    println!("{} operations agree with the oracle", seeds_max * STEPS);
+}
+
+#[test]
+fn operations_agree_with_the_oracle() {
+    run_seeds(SEEDS_SHORT);
+}
+
+/// `cargo test --release --package gannet-meta-core --lib -- --ignored ten_million`
+#[test]
+#[ignore = "takes minutes; tests/run model runs it, optimised"]
+fn ten_million_operations_agree_with_the_oracle() {
+    run_seeds(SEEDS_LONG);
+}
