@@ -20,6 +20,7 @@ pub mod addresses;
 pub mod control;
 pub mod data;
 pub mod handshake;
+pub mod identity;
 pub mod ids;
 mod io;
 pub mod limits;

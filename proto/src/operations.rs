@@ -23,8 +23,13 @@ message! {
         host: U64,
         /// Slots per shard that the host would like.
         slots: U16,
+        /// User in whose name the host asks, unless the fabric knows it to be another; 0 for the
+        /// superuser.
+        uid: U32,
+        /// Group of that user.
+        gid: U32,
         /// Reserved, 0.
-        reserved: [u8; 14],
+        reserved: [u8; 6],
     }
 }
 
@@ -254,20 +259,20 @@ message! {
         name_bytes: U16,
         /// Length of the second name.
         to_name_bytes: U16,
-        /// Reserved, 0.
-        reserved: U16,
+        /// On whose behalf, see [`crate::identity::SetIdentity`].
+        identity: U16,
         /// See [`name_flags`].
         flags: U32,
         /// Permission bits of what is made.
         mode: U32,
-        /// Owner of what is made.
+        /// Owner of what the superuser makes; what others make is theirs.
         uid: U32,
-        /// Group of what is made.
+        /// Group of what the superuser makes, unless the directory passes on its own.
         gid: U32,
         /// READDIR: most bytes of entries that the reply shall hold.
         reply_bytes_max: U32,
         /// Reserved, 0.
-        reserved2: U32,
+        reserved: U32,
     }
 }
 
@@ -279,14 +284,19 @@ pub mod attribute_mask {
     pub const UID: u32 = 2;
     /// Set the group.
     pub const GID: u32 = 4;
-    /// Set the access time.
+    /// Set the access time. Nothing else changes it: a read does not.
     pub const ATIME: u32 = 8;
     /// Set the modification time.
     pub const MTIME: u32 = 16;
     /// Set the size: truncate or extend with zeros.
     pub const SIZE: u32 = 32;
+    /// Set the access time to the server's clock.
+    pub const ATIME_NOW: u32 = 64;
+    /// Set the modification time to the server's clock. With `ATIME_NOW` whoever may write to the
+    /// inode may do so; otherwise times are set by the owner.
+    pub const MTIME_NOW: u32 = 128;
     /// Bits that this build knows.
-    pub const KNOWN: u32 = 63;
+    pub const KNOWN: u32 = 255;
 }
 
 /// Operations of an [`InodeRequest`].
@@ -308,8 +318,10 @@ message! {
         handle: Handle,
         /// See [`inode_operation`].
         operation: U16,
+        /// On whose behalf, see [`crate::identity::SetIdentity`].
+        identity: U16,
         /// Reserved, 0.
-        reserved: [u8; 6],
+        reserved: [u8; 4],
     }
 }
 
@@ -334,8 +346,10 @@ message! {
         mtime_ns: I64,
         /// Size, bytes.
         size: U64,
+        /// On whose behalf, see [`crate::identity::SetIdentity`].
+        identity: U16,
         /// Reserved, 0.
-        reserved: U64,
+        reserved: [u8; 6],
     }
 }
 
@@ -376,8 +390,8 @@ message! {
         crc32c: U32,
         /// Number of windows in the tail, at most 16; 0 without [`io_flags::WINDOWS`].
         windows: U16,
-        /// Reserved, 0.
-        reserved: U16,
+        /// On whose behalf, see [`crate::identity::SetIdentity`].
+        identity: U16,
     }
 }
 
@@ -403,8 +417,8 @@ message! {
         crc32c: U32,
         /// Number of windows in the tail, at most 16; 0 without [`io_flags::WINDOWS`].
         windows: U16,
-        /// Reserved, 0.
-        reserved: U16,
+        /// On whose behalf, see [`crate::identity::SetIdentity`].
+        identity: U16,
     }
 }
 

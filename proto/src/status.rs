@@ -99,6 +99,8 @@ statuses! {
     CHECKSUM = 0x100f, "checksum mismatch";
     /// A data server belongs to another file system than this metadata server's.
     OTHER_FILE_SYSTEM = 0x1010, "the peer belongs to another file system";
+    /// The request names an identity that the reactor was not told of, or refused.
+    UNKNOWN_IDENTITY = 0x1046, "the identity is not known";
 }
 
 impl Status {
@@ -114,7 +116,7 @@ impl Status {
         match self {
             Status(value) if value < 0x1000 => value as i32,
             Status::WRONG_SHARD | Status::STALE_SET | Status::RETRY => 11,
-            Status::BAD_TICKET | Status::NOT_TRUSTED => 13,
+            Status::BAD_TICKET | Status::NOT_TRUSTED | Status::UNKNOWN_IDENTITY => 13,
             Status::VERSION | Status::FEATURE | Status::PROTOCOL => 71,
             _ => 5,
         }

@@ -55,7 +55,7 @@ fn a_hello_and_a_host() {
         instance: U64::new(1),
         host: U64::new(2),
         slots: U16::new(64),
-        reserved: [0; 14],
+        ..HostHello::default()
     };
     let rest = "0100000000000000 0200000000000000 4000 0000000000000000000000000000";
     let expected = format!("3000100000000000 8877665544332211 {rest}").replace(' ', "");

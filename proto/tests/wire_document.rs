@@ -94,6 +94,7 @@ fn tables() -> String {
         ("packet", "Packets"),
         ("handshake", "Handshake"),
         ("operations", "Operations channel"),
+        ("identity", "Identities"),
         ("control", "Back control channel"),
         ("data", "Data session"),
     ] {

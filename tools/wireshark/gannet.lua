@@ -249,6 +249,7 @@ local status_names = {
     [0x100e] = "NOT_TRUSTED: the peer is not trusted",
     [0x100f] = "CHECKSUM: checksum mismatch",
     [0x1010] = "OTHER_FILE_SYSTEM: the data server belongs to another file system",
+    [0x1046] = "UNKNOWN_IDENTITY: the identity is not known",
 }
 local status = u32({ values = status_names, is_status = true })
 local name_operations = {
@@ -495,7 +496,9 @@ message(0x10, "HostHello", {
     { "instance", u64(id) },
     { "host", u64(id) },
     { "slots", u16() },
-    { "reserved", reserved(14) },
+    { "uid", u32() },
+    { "gid", u32() },
+    { "reserved", reserved(6) },
 })
 tail_field("HostWelcome", "reactor_of_shard", ProtoField.uint8, base.DEC)
 tail_field("HostWelcome", "address", ProtoField.string)
@@ -533,13 +536,13 @@ message(0x20, "NameRequest", {
     { "operation", u16({ values = name_operations }) },
     { "name_bytes", u16(length_bytes) },
     { "to_name_bytes", u16(length_bytes) },
-    { "reserved", reserved(2) },
+    { "identity", u16() },
     { "flags", u32({ base = base.HEX, flags = { { 1, "EXCLUSIVE" }, { 2, "NO_REPLACE" } } }) },
     { "mode", u32({ note = octal }) },
     { "uid", u32() },
     { "gid", u32() },
     { "reply_bytes_max", u32(length_bytes) },
-    { "reserved2", reserved(4) },
+    { "reserved", reserved(4) },
 }, {
     summary = function(body) return name_operations[number_at(body, 48, 2)] end,
     tail = function(tail, body)
@@ -551,7 +554,8 @@ message(0x21, "InodeRequest", {
     { "header", RequestHeader },
     { "handle", Handle },
     { "operation", u16({ values = inode_operations }) },
-    { "reserved", reserved(6) },
+    { "identity", u16() },
+    { "reserved", reserved(4) },
 }, {
     summary = function(body) return inode_operations[number_at(body, 32, 2)] end,
 })
@@ -560,6 +564,7 @@ message(0x22, "SetAttributes", {
     { "handle", Handle },
     { "mask", u32({ base = base.HEX, flags = {
         { 1, "MODE" }, { 2, "UID" }, { 4, "GID" }, { 8, "ATIME" }, { 16, "MTIME" }, { 32, "SIZE" },
+        { 64, "ATIME_NOW" }, { 128, "MTIME_NOW" },
     } }) },
     { "mode", u32({ note = octal }) },
     { "uid", u32() },
@@ -567,7 +572,8 @@ message(0x22, "SetAttributes", {
     { "atime_ns", nanoseconds },
     { "mtime_ns", nanoseconds },
     { "size", u64(length_bytes) },
-    { "reserved", reserved(8) },
+    { "identity", u16() },
+    { "reserved", reserved(6) },
 })
 
 local function range_summary(body)
@@ -587,7 +593,7 @@ local function io_members()
         { "buffer", BufferRef },
         { "crc32c", u32(id) },
         { "windows", u16() },
-        { "reserved", reserved(2) },
+        { "identity", u16() },
     }
 end
 message(0x23, "Read", io_members(), { summary = range_summary, tail = windows_tail })
@@ -617,6 +623,16 @@ message(0x29, "Unregister", {
     { "reserved", reserved(4) },
 })
 message(0x2a, "Cancel", { { "header", RequestHeader } })
+tail_field("SetIdentity", "group", ProtoField.uint32, base.DEC)
+message(0x50, "SetIdentity", {
+    { "identity", u16() },
+    { "groups", u16() },
+    { "uid", u32() },
+    { "gid", u32() },
+    { "reserved", reserved(4) },
+}, {
+    tail = function(tail, body) tail:show_numbers("group", number_at(body, 2, 2), 4) end,
+})
 
 tail_field("EntryReply", "target", ProtoField.uint32, base.DEC)
 message(0x40, "EntryReply", {

@@ -17,6 +17,7 @@ use gannet_proto::{Handle, Inode, Status};
 use crate::client::Client;
 use crate::counters::Counters;
 use crate::error::{ErrorKind, RequestError};
+use crate::identities::{Identity, IdentityId};
 use crate::operation::{AttributeChanges, Completion, Entry, Operation, Outcome, Ownership, Space};
 use crate::options::ClientOptions;
 use crate::waiter::Waiter;
@@ -59,6 +60,7 @@ pub struct Session<F: Fabric> {
     arena: Arena,
     waiter: Waiter,
     completions: Vec<Completion>,
+    identity: IdentityId,
 }
 
 impl Session<AnyFabric> {
@@ -103,6 +105,7 @@ impl<F: Fabric> Session<F> {
             arena,
             waiter: Waiter::new(IdlePolicy::ADAPTIVE)?,
             completions: Vec::new(),
+            identity: IdentityId::OWN,
         })
     }
 
@@ -124,6 +127,24 @@ impl<F: Fabric> Session<F> {
         (self.client, self.arena)
     }
 
+    /// Says who a number stands for in [`Session::act_as`].
+    ///
+    /// # Errors
+    /// `Invalid` for a number or a number of groups that is out of bounds.
+    pub fn set_identity(
+        &mut self,
+        id: IdentityId,
+        identity: &Identity,
+    ) -> Result<(), RequestError> {
+        let set = self.client.set_identity(id, identity);
+        set.map_err(|kind| RequestError::new("set identity", kind))
+    }
+
+    /// Makes the calls that follow on behalf of a user, [`IdentityId::OWN`] for the program's own.
+    pub fn act_as(&mut self, identity: IdentityId) {
+        self.identity = identity;
+    }
+
     /// Connects, and shows that the server answers.
     ///
     /// # Errors
@@ -142,7 +163,9 @@ impl<F: Fabric> Session<F> {
     }
 
     fn perform(&mut self, operation: Operation) -> Result<Completion, RequestError> {
-        let id = self.client.submit(operation, 0).map_err(|refused| refused.error)?;
+        let timeout = self.client.options().request_timeout;
+        let id = self.client.submit_as(operation, 0, timeout, self.identity);
+        let id = id.map_err(|refused| refused.error)?;
         loop {
             self.waiter.wait(&mut self.client, &mut self.completions);
             if let Some(found) = self.completions.iter().position(|done| done.request == id) {
@@ -551,7 +574,8 @@ impl<F: Fabric> Session<F> {
         token: u64,
         todo: &mut Pieces,
     ) -> Result<(), RequestError> {
-        match self.client.submit(operation, token) {
+        let timeout = self.client.options().request_timeout;
+        match self.client.submit_as(operation, token, timeout, self.identity) {
             Ok(_id) => Ok(()),
             Err(refused) => {
                 let _not_started = todo.take(token);

@@ -32,6 +32,7 @@ use crate::channels::Channels;
 use crate::counters::ClientCounters;
 use crate::defects::Defects;
 use crate::error::ErrorKind;
+use crate::identities::{Identities, Identity, IdentityId};
 use crate::link::LinkTimes;
 use crate::operation::{Completion, Operation, Refused, RequestId};
 use crate::options::{ClientOptions, Protection};
@@ -118,6 +119,7 @@ pub struct Client<F: Fabric> {
     /// Windows were opened or closed since the last flush.
     unflushed: bool,
     sets: Sets,
+    identities: Identities,
     /// Counts changes of data sessions and registrations.
     sets_version: u64,
     /// Tags of the client's own questions.
@@ -162,6 +164,7 @@ impl<F: Fabric> Client<F> {
             targets: Targets::default(),
             regions: Regions::default(),
             sets: Sets::new(),
+            identities: Identities::default(),
             sets_version: 0,
             next_tag: 0,
             deadlines: Deadlines::with_capacity(2 * capacity),
@@ -201,7 +204,25 @@ impl<F: Fabric> Client<F> {
         token: u64,
         timeout: Option<Duration>,
     ) -> Result<RequestId, Refused> {
-        if let Err(kind) = operation.check() {
+        self.submit_as(operation, token, timeout, IdentityId::OWN)
+    }
+
+    /// Submits a request on behalf of a user, with a time-out of its own.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    #[allow(clippy::result_large_err)]
+    pub fn submit_as(
+        &mut self,
+        operation: Operation,
+        token: u64,
+        timeout: Option<Duration>,
+        identity: IdentityId,
+    ) -> Result<RequestId, Refused> {
+        let known = self.identities.is_known(identity);
+        let unknown = || ErrorKind::Invalid("an identity that nobody has");
+        let checked = known.then_some(()).ok_or_else(unknown).and_then(|()| operation.check());
+        if let Err(kind) = checked {
             let error = operation.error(kind);
             return Err(Refused { operation, error });
         }
@@ -213,12 +234,22 @@ impl<F: Fabric> Client<F> {
             }
         };
         self.counters.requests += 1;
+        self.requests[index].identity = identity;
         let id = self.requests.id(index);
         if let Some(timeout) = timeout {
             self.set_timeout_at_next_poll(id, timeout);
         }
         self.dispatch(index);
         Ok(id)
+    }
+
+    /// Says who a number stands for in [`Client::submit_as`], from the next request that is sent. The
+    /// metadata server refuses what the program may not do in another's name.
+    ///
+    /// # Errors
+    /// `Invalid` for a number or a number of groups that is out of bounds.
+    pub fn set_identity(&mut self, id: IdentityId, identity: &Identity) -> Result<(), ErrorKind> {
+        self.identities.set(id, identity)
     }
 
     /// Asks to end a request early. Its completion follows in bounded time: `Cancelled`, or its

@@ -19,6 +19,7 @@ mod counters;
 mod defects;
 mod error;
 mod fabrics;
+mod identities;
 mod link;
 mod operation;
 mod options;
@@ -36,8 +37,9 @@ pub use client::Client;
 pub use counters::{ClientCounters, Counters, Peer, PeerConnection, Role, ServerConnection};
 pub use error::{ErrorKind, RequestError};
 pub use fabrics::{Fabrics, UnknownFabrics};
+pub use identities::{Identity, IdentityId};
 pub use operation::{
     AttributeChanges, Completion, Entry, Listing, Operation, Outcome, Ownership, Refused,
-    RequestId, Space,
+    RequestId, SetTime, Space,
 };
 pub use options::{ClientOptions, Protection, UnknownProtection};

@@ -20,10 +20,19 @@ pub struct RequestId {
 pub struct Ownership {
     /// Permission bits.
     pub mode: u32,
-    /// Owner.
+    /// Owner of what the superuser makes. What others make is theirs.
     pub uid: u32,
-    /// Group.
+    /// Group of what the superuser makes, unless the directory passes on its own.
     pub gid: u32,
+}
+
+/// What a time is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// Nanoseconds since the epoch.
+    At(i64),
+    /// What the metadata server's clock says. Whoever may write to the inode may set both times so.
+    Now,
 }
 
 /// The attributes to change: those that are `Some`.
@@ -35,10 +44,10 @@ pub struct AttributeChanges {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
-    /// Access time, nanoseconds since the epoch.
-    pub atime_ns: Option<i64>,
-    /// Modification time, nanoseconds since the epoch.
-    pub mtime_ns: Option<i64>,
+    /// Access time. Nothing else changes it.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
     /// Size in bytes: truncates, or extends with zeros.
     pub size: Option<u64>,
 }
@@ -49,8 +58,10 @@ impl AttributeChanges {
         bit(self.mode.is_some(), attribute_mask::MODE)
             | bit(self.uid.is_some(), attribute_mask::UID)
             | bit(self.gid.is_some(), attribute_mask::GID)
-            | bit(self.atime_ns.is_some(), attribute_mask::ATIME)
-            | bit(self.mtime_ns.is_some(), attribute_mask::MTIME)
+            | bit(matches!(self.atime, Some(SetTime::At(_))), attribute_mask::ATIME)
+            | bit(matches!(self.mtime, Some(SetTime::At(_))), attribute_mask::MTIME)
+            | bit(self.atime == Some(SetTime::Now), attribute_mask::ATIME_NOW)
+            | bit(self.mtime == Some(SetTime::Now), attribute_mask::MTIME_NOW)
             | bit(self.size.is_some(), attribute_mask::SIZE)
     }
 }

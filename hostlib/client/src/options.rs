@@ -60,6 +60,11 @@ pub struct ClientOptions {
     /// The host, so that the metadata server ends the sessions of its earlier instances; 0 if it
     /// shall not.
     pub host: u64,
+    /// The user that the program asks for by itself, where the fabric does not know it better: over
+    /// networks the metadata server takes a trusted host's word. 0 is the superuser.
+    pub uid: u32,
+    /// That user's group.
+    pub gid: u32,
     /// Most requests that may be outstanding.
     pub requests_max: usize,
     /// Slots per shard to ask the metadata server for: requests under way there.
@@ -101,6 +106,8 @@ impl ClientOptions {
             session,
             instance,
             host: 0,
+            uid: 0,
+            gid: 0,
             requests_max: 1024,
             slots: 256,
             reconnect_timeout: Duration::from_secs(30),

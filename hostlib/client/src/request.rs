@@ -28,6 +28,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::counters::Counters;
 use crate::error::ErrorKind;
+use crate::identities::IdentityId;
 use crate::operation::{Operation, Outcome, RequestId};
 use crate::slots::Place;
 
@@ -110,6 +111,8 @@ pub(crate) struct Request {
     pub(crate) token: u64,
     /// `None` only while the entry is free.
     pub(crate) operation: Option<Operation>,
+    /// On whose behalf it is made.
+    pub(crate) identity: IdentityId,
     pub(crate) reactor: u16,
     pub(crate) place: Option<Place>,
     pub(crate) attempt: u32,
@@ -154,6 +157,7 @@ impl Request {
             state: State::Free,
             token: 0,
             operation: None,
+            identity: IdentityId::OWN,
             reactor: 0,
             place: None,
             attempt: 1,
@@ -226,6 +230,7 @@ impl Requests {
         entry.state = State::Waiting;
         entry.token = token;
         entry.operation = Some(operation);
+        entry.identity = IdentityId::OWN;
         entry.reactor = 0;
         entry.place = None;
         entry.attempt = 1;

@@ -66,8 +66,13 @@ impl Core {
         sink: &mut impl Sink,
     ) {
         let checked = self.check_attributes(&context, request);
-        let (inode, resizes) = match checked {
-            Ok(checked) => checked,
+        let authorized = checked.and_then(|(inode, resizes)| {
+            let node = self.nodes.get(&inode).ok_or(Status::STALE_HANDLE)?;
+            let planned = self.authorize_attributes(now, context.session, node, request)?;
+            Ok((inode, resizes, planned))
+        });
+        let (inode, resizes, planned) = match authorized {
+            Ok(authorized) => authorized,
             Err(status) => return self.answer_status(&context, ReplyKind::Entry, status, sink),
         };
         let holds = self.operation_holds(&context);
@@ -77,12 +82,12 @@ impl Core {
         let origin = self.origin(now, &context, Reply::Node);
         let change = Change::AttributesSet {
             inode,
-            mask: request.mask.get(),
-            mode: request.mode.get(),
-            uid: request.uid.get(),
-            gid: request.gid.get(),
-            atime_ns: request.atime_ns.get(),
-            mtime_ns: request.mtime_ns.get(),
+            mask: planned.mask.get(),
+            mode: planned.mode.get(),
+            uid: planned.uid.get(),
+            gid: planned.gid.get(),
+            atime_ns: planned.atime_ns.get(),
+            mtime_ns: planned.mtime_ns.get(),
             size: if resizes { request.size.get() } else { 0 },
         };
         let (after, kept) = self.commit(&origin, &change, sink);

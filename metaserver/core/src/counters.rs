@@ -64,6 +64,8 @@ counters! {
     stale_sets,
     /// Registrations beyond the bound.
     registrations_refused,
+    /// Identities that a host may not speak for.
+    identities_refused,
     /// Data servers or stores beyond the bound.
     enrollments_refused,
     /// Extents of the log that lie in no zone of their shard.

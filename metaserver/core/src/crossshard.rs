@@ -50,6 +50,17 @@ impl Core {
                 Some(outcome) => outcome,
                 None => return,
             },
+            Step::CheckEntering { directory, name, replaces, identity } => {
+                match self.check_entering(*directory, name, *replaces, identity) {
+                    Ok(None) => Outcome::Done,
+                    Ok(Some(inode)) => Outcome::Continue(inode),
+                    Err(status) => Outcome::Failed(status),
+                }
+            }
+            Step::CheckOwner { inode, uid } => checked(self.check_owner(*inode, *uid)),
+            Step::CheckAccess { inode, wanted, identity } => {
+                checked(self.check_access(*inode, *wanted, identity))
+            }
             Step::Release { directory, name } => {
                 let holder = (request.order, request.reactor);
                 return self.let_go_of(*directory, name, holder);
@@ -142,5 +153,13 @@ impl Core {
         self.commit(&origin, &added, sink);
         self.let_go_of(directory, name, mine);
         Some(Outcome::Linked { replaced })
+    }
+}
+
+/// The answer of a check that changes nothing.
+fn checked(result: Result<(), Status>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(status) => Outcome::Failed(status),
     }
 }

@@ -115,6 +115,7 @@ pub struct Enrollment {
     pub stores: Vec<StoreId>,
 }
 
+mod access;
 mod apply;
 mod attributes;
 mod buffer;
@@ -128,6 +129,7 @@ mod extents;
 mod grants;
 mod held;
 mod holds;
+mod identities;
 mod invariants;
 mod lookup;
 mod name_operations;

@@ -9,6 +9,7 @@ use gannet_proto::{Inode, Status};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
+use crate::identities::{Identity, SEARCH};
 use crate::names::Stop;
 use crate::namespace::only_handle;
 use crate::reply::Context;
@@ -33,10 +34,12 @@ impl Core {
         &mut self,
         context: &Context,
         parent: Inode,
-        path: &[u8],
+        request: &NameRequest,
+        names: Names<'_>,
         sink: &mut impl Sink,
     ) -> Result<(), Stop> {
-        let Resolved { inode, consumed, after } = self.resolve(parent, path)?;
+        let asker = self.asker(context.session, request.identity.get())?;
+        let Resolved { inode, consumed, after } = self.resolve(parent, names.name, asker)?;
         let (attributes, after) = match self.nodes.get(&inode) {
             Some(node) => (node.attributes(), after.max(node.lsn)),
             None if self.is_local(inode) => return Err(Stop::Status(Status::NOT_FOUND)),
@@ -47,7 +50,12 @@ impl Core {
     }
 
     /// Follows a path as far as it stays on this reactor.
-    fn resolve(&self, parent: Inode, path: &[u8]) -> Result<Resolved, Stop> {
+    fn resolve(
+        &self,
+        parent: Inode,
+        path: &[u8],
+        asker: Option<&Identity>,
+    ) -> Result<Resolved, Stop> {
         if path.len() > PATH_BYTES_MAX {
             return Err(Stop::Status(Status::NAME_TOO_LONG));
         }
@@ -61,6 +69,9 @@ impl Core {
             // An entry whose inode is gone is about to go as well.
             let node = self.nodes.get(&at.inode).ok_or(Status::NOT_FOUND)?;
             let directory = node.directory().ok_or(Status::NOT_DIRECTORY)?;
+            if asker.is_some_and(|asker| !asker.may(node, SEARCH)) {
+                return Err(Stop::Status(Status::ACCESS));
+            }
             at.after = at.after.max(node.lsn);
             at.consumed = start + length;
             match component {

@@ -18,6 +18,8 @@ use crate::{Core, Now, Sink};
 pub(crate) enum Stage {
     /// It begins anew when it goes on.
     Start,
+    /// Another shard checks what the host may do; nothing was done yet.
+    Checking,
     /// MKDIR: the other shard makes the directory.
     Making,
     /// RMDIR: the other shard removes the directory.
@@ -153,6 +155,7 @@ impl Core {
         let Request::Name(mut name) = std::mem::take(&mut operation.request) else { return };
         let parent = name.request.parent.inode();
         match (&mut name.stage, outcome) {
+            (Stage::Checking, outcome) => self.access_checked(now, &context, name, &outcome, sink),
             (Stage::Rename(_), outcome) => {
                 self.rename_step_done(now, context, name, outcome, sink);
             }

@@ -87,8 +87,13 @@ impl Core {
                 return self.answer_status(&context, kind_of(request), status, sink);
             }
         };
+        let request = match self.authorize_name(&context, parent, request, names, sink) {
+            Ok(Some(authorized)) => &{ authorized },
+            Ok(None) => return,
+            Err(stop) => return self.stop_name(context, request, names, stop, sink),
+        };
         let done = match request.operation.get() {
-            name_operation::LOOKUP => self.lookup(&context, parent, names.name, sink),
+            name_operation::LOOKUP => self.lookup(&context, parent, request, names, sink),
             name_operation::CREATE => self.create(now, &context, parent, request, names, sink),
             name_operation::MKDIR => self.mkdir(now, &context, parent, request, names, sink),
             name_operation::UNLINK => self.unlink(now, &context, parent, request, names, sink),
@@ -97,12 +102,25 @@ impl Core {
             name_operation::READDIR => self.readdir(&context, parent, request, names, sink),
             _ => Err(Stop::Status(Status::NOT_SUPPORTED)),
         };
-        match done {
-            Ok(()) => {}
-            Err(Stop::Status(status)) => {
+        if let Err(stop) = done {
+            self.stop_name(context, request, names, stop, sink);
+        }
+    }
+
+    /// Answers a request that cannot go on, or lets it wait.
+    fn stop_name(
+        &mut self,
+        context: Context,
+        request: &NameRequest,
+        names: Names<'_>,
+        stop: Stop,
+        sink: &mut impl Sink,
+    ) {
+        match stop {
+            Stop::Status(status) => {
                 self.answer_status(&context, kind_of(request), status, sink);
             }
-            Err(Stop::Held(directory, name)) => {
+            Stop::Held(directory, name) => {
                 let operation = name_operation_of(request, names, Stage::Start);
                 self.wait_for_name(context, Box::new(operation), (directory, &name), sink);
             }

@@ -160,6 +160,10 @@ pub(crate) struct Operation {
     pub refused: u16,
     /// Age of the operation: older ones wait for younger ones, never the other way round.
     pub order: u64,
+    /// Name: the check at another shard that is under way.
+    pub asked: u8,
+    /// Name: the checks at other shards that it has passed.
+    pub passed: u8,
 }
 
 impl Operation {
@@ -195,6 +199,8 @@ impl Operation {
             holding: NONE,
             refused: 0,
             order: 0,
+            asked: 0,
+            passed: 0,
         }
     }
 
@@ -250,6 +256,7 @@ impl Operations {
         operation.direct = false;
         operation.refused = 0;
         operation.order = 0;
+        (operation.asked, operation.passed) = (0, 0);
         operation.needed = 0;
         Some(OperationId { index, generation: operation.generation })
     }

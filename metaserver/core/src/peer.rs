@@ -9,6 +9,7 @@ use gannet_proto::control::StoreInfo;
 use gannet_proto::operations::Attributes;
 use gannet_proto::{Inode, ShardId, Status, StoreId, TargetId};
 
+use crate::identities::Identity;
 use crate::{Core, Now, Sink};
 
 /// A message between cores. Opaque to the shell, which carries it.
@@ -83,6 +84,13 @@ pub(crate) enum Step {
     SetParent { inode: Inode, parent: Inode },
     /// Is `sought` the directory `from` or above it?
     Ancestry { from: Inode, sought: Inode },
+    /// May this identity enter something here, over what is there? `Continue`: ask the owner of
+    /// that inode.
+    CheckEntering { directory: Inode, name: Box<[u8]>, replaces: bool, identity: Identity },
+    /// Does the inode's mode grant this to the identity?
+    CheckAccess { inode: Inode, wanted: u32, identity: Identity },
+    /// Does the inode belong to this user?
+    CheckOwner { inode: Inode, uid: u32 },
     /// Take the lock that serialises moves of directories.
     LockRenames,
     /// Let go of it.

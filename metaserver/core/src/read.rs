@@ -14,6 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::buffer::{Buffer, HostMemory};
 use crate::extents::Extent;
+use crate::identities::READ;
 use crate::namespace::File;
 use crate::operations::{OperationId, Request, State};
 use crate::reply::{Context, ReplyKind, TargetTail};
@@ -216,6 +217,9 @@ impl Core {
             return refuse(self, Status::STALE_HANDLE, sink);
         };
         let Some(file) = node.file() else { return refuse(self, Status::IS_DIRECTORY, sink) };
+        if let Err(status) = self.check_io(context.session, request.identity.get(), node, READ) {
+            return refuse(self, status, sink);
+        }
         let (offset, wanted) = (request.offset.get(), request.length.get());
         let until = match offset.checked_add(wanted.into()) {
             Some(end) => end.min(file.size),

@@ -11,6 +11,7 @@ use gannet_proto::{Epoch, RegionId, SessionId, ShardId, Status, TargetId};
 use rustc_hash::FxHashMap;
 
 use crate::SessionIndex;
+use crate::identities::Identities;
 use crate::operations::OperationId;
 use crate::record::IoKept;
 
@@ -83,6 +84,7 @@ pub(crate) struct Session {
     /// The log knows it.
     pub durable: bool,
     restarted: bool,
+    pub identities: Identities,
     /// By shard, then by slot.
     slots: Vec<Vec<SlotState>>,
     registrations: FxHashMap<(u32, u32), Registration>,
@@ -96,6 +98,7 @@ impl Session {
             connected: false,
             durable: restarted,
             restarted,
+            identities: Identities::default(),
             slots: (0..SHARDS).map(|_| Vec::new()).collect(),
             registrations: FxHashMap::default(),
         }

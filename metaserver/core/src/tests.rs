@@ -1,6 +1,7 @@
 //! Tests of whole cores: a small world of hosts and data servers drives them.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod check;
 mod format;
 mod model;

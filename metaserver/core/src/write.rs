@@ -16,6 +16,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use crate::buffer::Buffer;
 use crate::extents::Extent;
 use crate::holds::{Acquired, Blocks, Range};
+use crate::identities::WRITE;
 use crate::operations::{NONE, OperationId, Request, Run, State};
 use crate::read::GrantBase;
 use crate::record::{self, Change, ExtentList, IoKept, Reply};
@@ -61,7 +62,11 @@ impl Core {
             operation.request = Request::Write(*request);
         }
         match self.prepare_write(id, &context, request) {
-            Ok(true) => self.grant_write(now, &context, (request, buffer), sink),
+            Ok(true) => {
+                let (inode, identity) = (request.handle.inode(), request.identity.get());
+                self.drop_set_id(now, &context, inode, identity, sink);
+                self.grant_write(now, &context, (request, buffer), sink);
+            }
             Ok(false) => {}
             Err(status) => self.answer_status(&context, ReplyKind::Io, status, sink),
         }
@@ -78,6 +83,7 @@ impl Core {
         let node = self.nodes.get(&inode).ok_or(Status::STALE_HANDLE)?;
         let file = node.file().ok_or(Status::IS_DIRECTORY)?;
         let size = file.size;
+        self.check_io(context.session, request.identity.get(), node, WRITE)?;
         let place = Core::place_of(request, size).ok_or(Status::FILE_TOO_LARGE)?;
         let held = self.operations.find(id).is_some_and(|operation| operation.holding != NONE);
         if held {

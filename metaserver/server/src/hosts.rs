@@ -1,10 +1,11 @@
 //! The operations channel: what hosts send.
 
 use gannet_disk::Disk;
-use gannet_fabric::{ConnectionId, Fabric};
+use gannet_fabric::{ConnectionId, Fabric, PeerIdentity};
 use gannet_meta_core::SessionIndex;
 use gannet_proto::addresses::push_text;
 use gannet_proto::control::{SessionClose, SessionOpen, TargetStats};
+use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Cancel, ConnectTarget, HostHello, HostWelcome, InodeRequest, NameRequest, Read, Register,
     RequestHeader, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply, Unregister,
@@ -40,6 +41,9 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         let Some(core) = &mut self.core else { return Err(Status::AGAIN) };
         let session = SessionId(hello.session.get());
         let (index, resumed) = core.session_open(core_now(now), session, hello.instance.get())?;
+        let said = (hello.uid.get(), hello.gid.get());
+        let (uid, gid) = identity_of(self.fabric.peer(connection).as_ref(), said);
+        core.session_identity(index, uid, gid);
         let place = index.0 as usize;
         if self.shell.sessions.len() <= place {
             self.shell.sessions.resize(place + 1, None);
@@ -123,6 +127,10 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
                 let (request, _) = frame.read::<SetAttributes>()?;
                 request.header.check::<SetAttributes>()?;
                 core.set_attributes(core_now, host, request, sink);
+            }
+            SetIdentity::KIND => {
+                let (request, tail) = frame.read::<SetIdentity>()?;
+                core.set_identity(host, request, request.groups(tail)?);
             }
             Register::KIND => core.register(host, frame.read::<Register>()?.0),
             Unregister::KIND => {
@@ -356,6 +364,40 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             let asked = Asked { connection, header: pending.header, reactor: self.config.reactor };
             let counters = self.reactor_counters.as_ref();
             self.shell.reply_stats(core, counters, &self.fabric, &asked);
+        }
+    }
+}
+
+/// In whose name a host asks: what the fabric knows of the peer goes before what it says. Root, and
+/// the user that the server itself runs as, who may read the log and the stores in any case, speak
+/// for whom they like.
+fn identity_of(peer: Option<&PeerIdentity>, said: (u32, u32)) -> (u32, u32) {
+    match peer {
+        Some(PeerIdentity::Local { uid, gid, .. })
+            if *uid != 0 && *uid != rustix::process::geteuid().as_raw() =>
+        {
+            (*uid, *gid)
+        }
+        _ => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_fabric_knows_of_a_peer_goes_before_what_it_says() {
+        let own = rustix::process::geteuid().as_raw();
+        let stranger = own.wrapping_add(1).max(1);
+        let local = |uid| PeerIdentity::Local { pid: 1, uid, gid: 7 };
+        let network = PeerIdentity::Network("192.0.2.1:5".to_owned());
+        for said in [(0, 0), (1000, 100)] {
+            assert_eq!(identity_of(Some(&local(0)), said), said, "root");
+            assert_eq!(identity_of(Some(&local(own)), said), said, "the server's own user");
+            assert_eq!(identity_of(Some(&local(stranger)), said), (stranger, 7));
+            assert_eq!(identity_of(Some(&network), said), said, "a trusted host");
+            assert_eq!(identity_of(None, said), said);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use gannet_client::{AttributeChanges, Operation, Outcome, RequestError};
+use gannet_client::{AttributeChanges, Operation, Outcome, RequestError, SetTime};
 use gannet_fabric::arena::HostBuffer;
 use gannet_proto::operations::Attributes;
 use gannet_proto::{Handle, Status};
@@ -480,7 +480,7 @@ impl<'a> Put<'a> {
 fn changes(kept: Kept) -> AttributeChanges {
     AttributeChanges {
         mode: Some(kept.mode),
-        mtime_ns: Some(kept.mtime_ns),
+        mtime: Some(SetTime::At(kept.mtime_ns)),
         ..AttributeChanges::default()
     }
 }

@@ -200,6 +200,8 @@ impl<F: Fabric> Client<F> {
                     instance: U64::new(self.options.instance),
                     host: U64::new(self.options.host),
                     slots: U16::new(self.options.slots),
+                    uid: U32::new(self.options.uid),
+                    gid: U32::new(self.options.gid),
                     ..HostHello::default()
                 };
                 let required = if self.is_windowed() { features::MEMORY_WINDOWS } else { 0 };

@@ -155,13 +155,17 @@ impl<F: Fabric> Client<F> {
             },
         };
         let request = &self.requests[index];
+        let identity = request.identity;
         let context = Context {
             header,
             place,
+            identity,
             complete_by_metaserver: self.options.complete_by_metaserver,
             resolved: request.resolved,
         };
-        match encode(operation, context, &mut self.channels[reactor].outbox) {
+        let outbox = &mut self.channels[reactor].outbox;
+        let told = self.identities.tell(identity, reactor, outbox);
+        match told.and_then(|()| encode(operation, context, outbox)) {
             Ok(()) => Ready::Yes,
             Err(_full) => Ready::Wait(Queue::Room(reactor)),
         }

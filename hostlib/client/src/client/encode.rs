@@ -10,7 +10,8 @@ use gannet_proto::packet::FrameHeader;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
-use crate::operation::{Operation, Ownership};
+use crate::identities::IdentityId;
+use crate::operation::{Operation, Ownership, SetTime};
 use crate::outbox::{Outbox, OutboxFull};
 
 /// Most bytes of entries that a directory reply has room for.
@@ -31,6 +32,7 @@ pub(super) enum Place<'a> {
 pub(super) struct Context<'a> {
     pub(super) header: RequestHeader,
     pub(super) place: Place<'a>,
+    pub(super) identity: IdentityId,
     pub(super) complete_by_metaserver: bool,
     /// LOOKUP: bytes of the path that are resolved already.
     pub(super) resolved: u16,
@@ -59,6 +61,7 @@ pub(super) fn encode(
                 buffers: U16::new(1),
                 buffer: buffer_ref(context.place, buffer.region_offset(), *buffer_offset),
                 windows: U16::new(windows.len() as u16),
+                identity: U16::new(context.identity.0),
                 ..Read::default()
             };
             outbox.push(&message, &[windows.as_bytes()])
@@ -74,6 +77,7 @@ pub(super) fn encode(
                 buffers: U16::new(1),
                 buffer: buffer_ref(context.place, buffer.region_offset(), *buffer_offset),
                 windows: U16::new(windows.len() as u16),
+                identity: U16::new(context.identity.0),
                 ..Write::default()
             };
             outbox.push(&message, &[windows.as_bytes()])
@@ -89,9 +93,10 @@ pub(super) fn encode(
                 mode: U32::new(changes.mode.unwrap_or(0)),
                 uid: U32::new(changes.uid.unwrap_or(0)),
                 gid: U32::new(changes.gid.unwrap_or(0)),
-                atime_ns: I64::new(changes.atime_ns.unwrap_or(0)),
-                mtime_ns: I64::new(changes.mtime_ns.unwrap_or(0)),
+                atime_ns: I64::new(explicit(changes.atime)),
+                mtime_ns: I64::new(explicit(changes.mtime)),
                 size: U64::new(changes.size.unwrap_or(0)),
+                identity: U16::new(context.identity.0),
                 ..SetAttributes::default()
             };
             outbox.push(&message, &[])
@@ -114,6 +119,7 @@ fn encode_names(
         header: context.header,
         parent: *parent,
         operation: U16::new(code),
+        identity: U16::new(context.identity.0),
         flags: U32::new(flags),
         mode: U32::new(ownership.mode),
         uid: U32::new(ownership.uid),
@@ -171,9 +177,18 @@ pub(super) fn inode(
         header: context.header,
         handle,
         operation: U16::new(operation),
+        identity: U16::new(context.identity.0),
         ..InodeRequest::default()
     };
     outbox.push(&message, &[])
+}
+
+/// The time to set, if the host says which.
+fn explicit(time: Option<SetTime>) -> i64 {
+    match time {
+        Some(SetTime::At(time_ns)) => time_ns,
+        Some(SetTime::Now) | None => 0,
+    }
 }
 
 fn buffer_ref(place: Place<'_>, region_offset: u64, buffer_offset: u32) -> BufferRef {

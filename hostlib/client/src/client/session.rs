@@ -16,6 +16,7 @@ use super::Client;
 use super::encode::{Context, Place, inode};
 use crate::channels::Welcome;
 use crate::error::ErrorKind;
+use crate::identities::IdentityId;
 use crate::link::Phase;
 use crate::request::{AfterCut, State};
 
@@ -24,6 +25,7 @@ impl<F: Fabric> Client<F> {
     /// whether the session goes on.
     pub(super) fn channel_lost(&mut self, reactor: u16) {
         self.regions.reactor_lost(reactor);
+        self.identities.forget(reactor);
         self.wakes.rooms |= 1 << reactor;
         if reactor == 0 {
             for target in self.targets.indices() {
@@ -46,6 +48,7 @@ impl<F: Fabric> Client<F> {
 
     /// A channel is open; its requests go on as the session allows.
     pub(super) fn channel_open(&mut self, reactor: u16, welcome: Welcome) {
+        self.identities.forget(reactor);
         let mut is_new = welcome.moved;
         for shard in 0..SHARDS as u16 {
             let is_ours = self.channels.route(ShardId(shard)) == Some(reactor);
@@ -135,7 +138,13 @@ impl<F: Fabric> Client<F> {
                 sequence: U64::new(place.sequence),
             };
             let place = Place::Region(0);
-            let context = Context { header, place, complete_by_metaserver: false, resolved: 0 };
+            let context = Context {
+                header,
+                place,
+                identity: IdentityId::OWN,
+                complete_by_metaserver: false,
+                resolved: 0,
+            };
             inode(context, handle, inode_operation::STAT, outbox).is_ok()
         });
         if self.slots.has_unprobed(shard) {

@@ -3,14 +3,14 @@
 use gannet_proto::limits::{
     BLOCK_BYTES, FILE_BYTES_MAX, PARTS_MAX, SHARDS, SLOTS_MAX, TARGETS_PER_FILE_MAX,
 };
-use gannet_proto::operations::{Attributes, attribute_mask, file_type};
+use gannet_proto::operations::{Attributes, file_type};
 use gannet_proto::{Block, Inode, ShardId, StoreId, TargetId};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::layout::{
-    AttributesBody, DROP_INODE, EntryBody, ExtentRecord, LocationRecord, NodeBody, PairBody,
-    RenameBody, StoreBody, WriteBody, ZoneBody, kind,
+    ATTRIBUTES, AttributesBody, DROP_INODE, EntryBody, ExtentRecord, LocationRecord, NodeBody,
+    PairBody, RenameBody, StoreBody, WriteBody, ZoneBody, kind,
 };
 use super::{
     Change, ExtentList, IoKept, NO_SHARD, Origin, RecordError, RecordHeader, Reply, StoreList,
@@ -235,7 +235,7 @@ fn decode_body<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, RecordError> {
         }
         kind::ATTRIBUTES_SET => {
             let body = reader.take::<AttributesBody>()?;
-            if body.mask.get() & !attribute_mask::KNOWN != 0 {
+            if body.mask.get() & !ATTRIBUTES != 0 {
                 return reader.field("mask", body.mask.get().into());
             }
             if body.size.get() > FILE_BYTES_MAX {

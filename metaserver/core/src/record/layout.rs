@@ -1,5 +1,6 @@
 //! The structs and numbers that records consist of.
 
+use gannet_proto::operations::attribute_mask;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -86,6 +87,14 @@ body!(
     }
 );
 body!(16, ZoneBody { store: U32, zone: U32, shard: U16, reserved: [u8; 6] });
+
+/// [`AttributesBody::mask`]: which attributes there may be. What the clock says is in the record.
+pub(super) const ATTRIBUTES: u32 = attribute_mask::MODE
+    | attribute_mask::UID
+    | attribute_mask::GID
+    | attribute_mask::ATIME
+    | attribute_mask::MTIME
+    | attribute_mask::SIZE;
 
 /// [`EntryBody::flags`], [`RenameBody::flags`]: the inode goes with the entry.
 pub(super) const DROP_INODE: u16 = 1;

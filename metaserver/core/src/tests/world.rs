@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use gannet_proto::control::{Grant, StoreInfo, grant_flags, grant_operation};
 use gannet_proto::data::Trailer;
+use gannet_proto::identity::SetIdentity;
 use gannet_proto::limits::{BLOCK_BYTES, SHARDS};
 use gannet_proto::operations::{
     Attributes, BufferRef, Cancel, DirectoryEntry, DirectoryReply, EntryReply, InodeRequest,
@@ -202,6 +203,8 @@ pub(super) struct World {
     pub indexes: Vec<SessionIndex>,
     pub sequences: Vec<Vec<u64>>,
     pub now_ns: u64,
+    /// On whose behalf the host asks.
+    pub identity: u16,
 }
 
 pub(super) fn config(reactors: u16) -> CoreConfig {
@@ -241,6 +244,7 @@ impl World {
             indexes: Vec::new(),
             sequences: vec![vec![0; SLOTS]; SHARDS],
             now_ns: 1,
+            identity: 0,
             config,
         };
         world.start();
@@ -317,6 +321,22 @@ impl World {
         for (core, index) in self.cores.iter_mut().zip(&self.indexes) {
             core.register(*index, &register);
         }
+    }
+
+    /// The host asks on behalf of a user from now on; of the superuser for user 0.
+    pub(super) fn act_as(&mut self, uid: u32, gid: u32, groups: &[u32]) {
+        let groups: Vec<U32> = groups.iter().map(|group| U32::new(*group)).collect();
+        let request = SetIdentity {
+            identity: U16::new(1),
+            groups: U16::new(groups.len() as u16),
+            uid: U32::new(uid),
+            gid: U32::new(gid),
+            reserved: U32::ZERO,
+        };
+        for (core, index) in self.cores.iter_mut().zip(&self.indexes) {
+            core.set_identity(*index, &request, request.groups(groups.as_bytes()).unwrap());
+        }
+        self.identity = u16::from(uid != 0);
     }
 
     fn add_server(&mut self, name: u8, blocks: u64) {
@@ -607,7 +627,7 @@ impl World {
         self.take(header).unwrap_or_else(|| panic!("no answer to {header:?}"))
     }
 
-    fn result(answer: Answer) -> Result<Attributes, Status> {
+    pub(super) fn result(answer: Answer) -> Result<Attributes, Status> {
         match answer.status() {
             Status::OK => Ok(answer.attributes()),
             status => Err(status),
@@ -626,6 +646,7 @@ impl World {
             parent: Handle::new(parent),
             to_parent: Handle::new(to_parent),
             operation: U16::new(operation),
+            identity: U16::new(self.identity),
             mode: U32::new(0o640),
             uid: U32::new(10),
             gid: U32::new(20),
@@ -706,7 +727,8 @@ impl World {
             header: self.header(inode.shard().unwrap(), 0),
             handle: Handle::new(inode),
             operation: U16::new(inode_operation::STAT),
-            reserved: [0; 6],
+            identity: U16::new(self.identity),
+            ..InodeRequest::default()
         };
         let (now, reactor) = (self.now(), self.reactor(&request.header));
         let (core, sink) = (&mut self.cores[reactor], &mut self.sinks[reactor]);
@@ -726,6 +748,7 @@ impl World {
             handle: Handle::new(inode),
             mask: U32::new(attribute_mask::SIZE),
             size: U64::new(size),
+            identity: U16::new(self.identity),
             atime_ns: I64::ZERO,
             ..SetAttributes::default()
         }
@@ -756,6 +779,7 @@ impl World {
             flags: U16::new(flags),
             buffers: U16::new(1),
             buffer: buffer(slot),
+            identity: U16::new(self.identity),
             ..Write::default()
         }
     }
@@ -794,6 +818,7 @@ impl World {
             flags: U16::new(flags),
             buffers: U16::new(1),
             buffer: buffer(slot),
+            identity: U16::new(self.identity),
             ..Read::default()
         }
     }

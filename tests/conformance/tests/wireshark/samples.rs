@@ -10,6 +10,7 @@ use gannet_proto::control::{
 };
 use gannet_proto::data::{Arrival, DataHello, DataWelcome};
 use gannet_proto::handshake::{Hello, Refusal};
+use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Cancel, ConnectTarget, ConnectionEntry, CounterEntry, DirectoryEntry, DirectoryReply,
     EntryReply, HostHello, HostWelcome, InodeRequest, IoReply, NameRequest, Read, Register,
@@ -148,6 +149,11 @@ fn operations() -> Vec<Sample> {
     let entry_targets = Tail::default()
         .bytes(&[1, 1, 0, 0], "gannet.entry_reply.target", "257")
         .bytes(&[2, 0, 0, 0], "gannet.entry_reply.target", "2");
+    let groups = Tail::default().bytes(&[1, 1, 0, 0], "gannet.set_identity.group", "257").bytes(
+        &[2, 0, 0, 0],
+        "gannet.set_identity.group",
+        "2",
+    );
     let io_targets = Tail::default().bytes(&[7, 0, 0, 1], "gannet.io_reply.target", "16777223");
     vec![
         plain::<HostHello>(),
@@ -183,6 +189,7 @@ fn operations() -> Vec<Sample> {
             target,
         ),
         plain::<StatFsReply>(),
+        sample::<SetIdentity>(|it| it.groups = U16::new(2), groups),
         sample::<StatsReply>(
             |it| (it.count, it.connections) = (U16::new(1), U16::new(1)),
             counters([

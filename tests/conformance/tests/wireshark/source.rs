@@ -38,7 +38,8 @@ pub(crate) struct Protocol {
 }
 
 /// Files of the protocol that define what is on the wire.
-const FILES: [&str; 6] = ["ids", "packet", "handshake", "operations", "control", "data"];
+const FILES: [&str; 7] =
+    ["ids", "packet", "handshake", "operations", "identity", "control", "data"];
 
 /// Reads the source.
 pub(crate) fn protocol() -> Protocol {

@@ -6,6 +6,7 @@ use gannet_proto::control::{
 };
 use gannet_proto::data::{Arrival, DataHello, DataWelcome};
 use gannet_proto::handshake::{Hello, Refusal};
+use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Cancel, ConnectTarget, DirectoryReply, EntryReply, HostHello, HostWelcome, InodeRequest,
     IoReply, NameRequest, Read, Register, SetAttributes, StatFs, StatFsReply, Stats, StatsReply,
@@ -44,6 +45,7 @@ fn spell_frame(frame: &Frame<'_>) -> String {
         Refusal,
         HostHello,
         HostWelcome,
+        SetIdentity,
         NameRequest,
         InodeRequest,
         SetAttributes,

@@ -14,6 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use super::peer::{Asked, Cluster, attributes, file, header_of, options};
 use crate::counters::{Counters, Peer, PeerConnection, Role};
 use crate::error::ErrorKind;
+use crate::identities::{Identity, IdentityId};
 use crate::operation::{Operation, Outcome, Ownership};
 use crate::options::ClientOptions;
 
@@ -506,4 +507,39 @@ fn reads_and_writes_allocate_nothing_in_steady_state() {
     }
     assert!(allocations_on_this_thread() > 0, "the allocator counts");
     assert_eq!(counted, 0);
+}
+
+#[test]
+fn a_request_follows_what_explains_its_identity() {
+    let mut cluster = Cluster::new();
+    let (id, strange) = (IdentityId(7), IdentityId(8));
+    let who = Identity { uid: 1000, gid: 100, groups: vec![4, 24] };
+    cluster.client.set_identity(id, &who).unwrap();
+    let refused = cluster.client.submit_as(stat(0), 1, None, strange).unwrap_err();
+    assert_eq!(refused.error.kind, ErrorKind::Invalid("an identity that nobody has"));
+    let numbers = |asked: Option<(_, Asked)>| match asked.map(|(_, asked)| asked) {
+        Some(Asked::Identity(message, groups)) => {
+            assert_eq!(
+                (message.uid.get(), message.gid.get(), &groups[..]),
+                (1000, 100, &[4, 24][..])
+            );
+            (message.identity.get(), 0)
+        }
+        Some(Asked::Inode(message)) => (message.identity.get(), 1),
+        other => panic!("{other:?}"),
+    };
+    for token in 0..2 {
+        cluster.client.submit_as(stat(0), token, None, id).unwrap();
+    }
+    cluster.client.submit(stat(0), 2).unwrap();
+    cluster.settle();
+    for expected in [(7, 0), (7, 1), (7, 1), (0, 1)] {
+        assert_eq!(numbers(cluster.try_next()), expected, "once, before the first request");
+    }
+    cluster.client.set_identity(id, &who).unwrap();
+    cluster.client.submit_as(stat(0), 3, None, id).unwrap();
+    cluster.settle();
+    for expected in [(7, 0), (7, 1)] {
+        assert_eq!(numbers(cluster.try_next()), expected, "and when it is another");
+    }
 }

@@ -8,6 +8,7 @@ use gannet_fabric::{ConnectionId, DisconnectReason};
 use gannet_proto::addresses::push_text;
 use gannet_proto::data::{Arrival, DataHello, DataWelcome, Trailer};
 use gannet_proto::handshake::{FEATURES_KNOWN, Hello, Refusal};
+use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Attributes, BufferRef, Cancel, ConnectTarget, EntryReply, HostHello, HostWelcome, InodeRequest,
     IoReply, NameRequest, Read, Register, RequestHeader, SetAttributes, StatFs, Stats, TargetReply,
@@ -40,6 +41,7 @@ pub(super) enum Asked {
     StatFs(StatFs),
     Stats(Stats),
     Register,
+    Identity(SetIdentity, Vec<u32>),
     Unregister(Unregister),
     Cancel(Cancel),
     DataHello(DataHello, Vec<u8>),
@@ -269,6 +271,11 @@ impl Cluster {
             SetAttributes::KIND => Asked::Set(*frame.read().expect("whole").0),
             StatFs::KIND => Asked::StatFs(*frame.read().expect("whole").0),
             Stats::KIND => Asked::Stats(*frame.read().expect("whole").0),
+            SetIdentity::KIND => {
+                let (message, tail) = frame.read::<SetIdentity>().expect("whole");
+                let groups = message.groups(tail).expect("in bounds");
+                Asked::Identity(*message, groups.iter().map(|group| group.get()).collect())
+            }
             Unregister::KIND => Asked::Unregister(*frame.read().expect("whole").0),
             Cancel::KIND => Asked::Cancel(*frame.read().expect("whole").0),
             kind => panic!("a host does not send {kind:#x}"),
