@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod check;
+mod conflict;
 mod format;
 mod random;
 mod requests;
