@@ -93,12 +93,18 @@ impl Core {
     }
 
     /// The numbers of a data server and of its stores, on any reactor, as it enrolled last with
-    /// this run of the metadata server. `None` before that.
+    /// this run of the metadata server. `None` before that, and if it enrolled with other stores or
+    /// in another order: then its word is newer than what this reactor was told, or older.
     #[must_use]
-    pub fn enrollment(&self, uuid: &[u8; 16]) -> Option<Enrollment> {
+    pub fn enrollment(&self, uuid: &[u8; 16], stores: &[StoreInfo]) -> Option<Enrollment> {
         let (target, known) = self.targets.iter().find(|(_, target)| target.uuid == *uuid)?;
-        let stores = known.stores.clone();
-        (!stores.is_empty()).then_some(Enrollment { uuid: *uuid, target, stores })
+        let is_same = |(store, info): (&StoreId, &StoreInfo)| {
+            self.targets.store(*store).is_some_and(|store| store.uuid == info.uuid)
+        };
+        let all_same = !known.stores.is_empty()
+            && known.stores.len() == stores.len()
+            && known.stores.iter().zip(stores).all(is_same);
+        all_same.then(|| Enrollment { uuid: *uuid, target, stores: known.stores.clone() })
     }
 
     /// Reactor 0 after its start: tells the others what they need to serve.
@@ -138,7 +144,8 @@ impl Core {
         }
     }
 
-    /// Rebuilds free space: the zones of this reactor's shards, less what their files map.
+    /// Rebuilds free space: the zones of this reactor's shards, less what their files map. If
+    /// files map blocks that are not their own, the first such conflict is kept.
     pub(crate) fn place_extents(&mut self, zones: &[(StoreId, u32, ShardId)]) {
         for (store, zone, shard) in zones {
             if self.is_ours(*shard) {
@@ -146,14 +153,19 @@ impl Core {
                 self.space.add_zone(*shard, *store, *zone, blocks, Lsn(0));
             }
         }
+        let mut first = None;
         for node in self.nodes.values() {
             let (Some(file), Some(shard)) = (node.file(), node.inode.shard()) else { continue };
             for extent in file.extents.iter() {
                 let span = Span { store: extent.store, block: extent.block, blocks: extent.blocks };
                 if !self.space.claim(shard, span) {
                     self.counters.extents_unplaced += 1;
+                    first.get_or_insert((node.inode, extent));
                 }
             }
+        }
+        if let Some((inode, extent)) = first {
+            self.block_conflict = Some(Box::new(self.describe_conflict(inode, &extent)));
         }
     }
 }

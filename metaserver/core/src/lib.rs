@@ -120,6 +120,7 @@ mod apply;
 mod attributes;
 mod buffer;
 pub mod check;
+mod conflict;
 mod counters;
 mod crossshard;
 mod defects;
@@ -153,6 +154,7 @@ mod zone;
 mod zonekeeper;
 mod zones;
 
+pub use conflict::{BlockConflict, ConflictingFile};
 pub use counters::CoreCounters;
 pub use record::{RECORD_BYTES_MAX, RecordError, RecordHeader};
 
@@ -209,6 +211,8 @@ pub struct Core {
     ready: bool,
     /// The zones of this reactor, if it was told of them before its log was replayed.
     told_zones: Option<Vec<(StoreId, u32, ShardId)>>,
+    /// Files that map blocks which are not their own.
+    block_conflict: Option<Box<BlockConflict>>,
     defects: Defects,
     counters: CoreCounters,
     scratch: Scratch,
@@ -258,6 +262,7 @@ impl Core {
             replaying: true,
             ready: false,
             told_zones: None,
+            block_conflict: None,
             defects: Defects::default(),
             counters: CoreCounters::default(),
             scratch: Scratch::default(),

@@ -30,7 +30,8 @@ impl Core {
     }
 
     /// Ends the replay: rebuilds free space, makes the root directory if it is ours and missing.
-    /// Reactor 0 tells the others of data servers and zones, and they are ready when they know.
+    /// Reactor 0 tells the others of data servers and zones, and they are ready when they know. What
+    /// does not fit together is told by [`Core::block_conflict`].
     pub fn finish_replay(&mut self, now: Now, sink: &mut impl Sink) {
         self.replaying = false;
         let root = Inode::ROOT;

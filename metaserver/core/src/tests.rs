@@ -3,6 +3,7 @@
 
 mod access;
 mod check;
+mod conflict;
 mod format;
 mod model;
 mod random;

@@ -13,7 +13,8 @@ use gannet_meta_core::Core;
 use gannet_meta_core::check::check_replayed;
 use gannet_proto::limits::REACTORS_MAX;
 
-use crate::log::recovery::{LogEnd, RecoveryError};
+use crate::log::decision::LogEnd;
+use crate::log::recovery::RecoveryError;
 use crate::log::superblock::{Superblock, SuperblockError};
 use read::Reader;
 

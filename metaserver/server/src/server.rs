@@ -6,7 +6,7 @@ use std::time::Duration;
 use gannet_disk::{Completion, Disk, FileId};
 use gannet_fabric::handshakes::Handshakes;
 use gannet_fabric::{Address, ConnectionId, DisconnectReason, Event, Events, Fabric, FabricError};
-use gannet_meta_core::{Core, PeerMessage};
+use gannet_meta_core::{BlockConflict, Core, PeerMessage};
 use gannet_proto::Status;
 use gannet_proto::addresses::push_reactors;
 use gannet_proto::control::TargetHello;
@@ -51,6 +51,17 @@ pub enum MetaServerError {
         log: String,
         /// Why.
         source: RecoveryError,
+    },
+    /// Files map blocks that are not their own.
+    #[error(
+        "the metadata log {log} cannot be served: {conflict}; run `gannet fsck` to see all such \
+         files, and restore the metadata directory from a backup"
+    )]
+    Blocks {
+        /// Which log.
+        log: String,
+        /// Which files.
+        conflict: BlockConflict,
     },
     /// The reactors' addresses cannot be told to anybody.
     #[error("the metadata server's addresses: {0}")]
@@ -364,7 +375,27 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
                 core.peer(core_now(now), from, message, &mut self.shell);
             }
         }
+        if work > 0 && core.block_conflict().is_some() {
+            self.refuse_conflicts();
+        }
         work
+    }
+
+    /// Fails if free space could not be rebuilt. A reactor other than 0 learns that when it serves
+    /// already, but no request was taken up until now.
+    pub(crate) fn refuse_conflicts(&mut self) {
+        let conflict = self.core.as_ref().and_then(Core::block_conflict).cloned();
+        if let Some(conflict) = conflict {
+            let error = MetaServerError::Blocks { log: self.log_name.clone(), conflict };
+            self.fail(error.to_string());
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.phase = Phase::Failed(reason);
+        for connection in self.shell.connections.ids().collect::<Vec<_>>() {
+            self.fabric.disconnect(connection);
+        }
     }
 
     fn log_completions(&mut self) -> usize {
@@ -421,10 +452,7 @@ impl<F: Fabric, D: Disk> Poller for MetaServer<F, D> {
             && !matches!(self.phase, Phase::Failed(_))
         {
             // Nothing can be promised any more, so nobody may hear from here again.
-            self.phase = Phase::Failed(reason.to_owned());
-            for connection in self.shell.connections.ids().collect::<Vec<_>>() {
-                self.fabric.disconnect(connection);
-            }
+            self.fail(reason.to_owned());
         }
         work
     }

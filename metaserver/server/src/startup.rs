@@ -149,6 +149,10 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             return Ok(false);
         }
         core.finish_replay(core_now(now), &mut self.shell);
+        if core.block_conflict().is_some() {
+            self.refuse_conflicts();
+            return Ok(true);
+        }
         // Hosts of the last run may come back and ask what became of their requests.
         let lease_end = now.time + self.config.lease;
         let sessions = &mut self.shell.sessions;
@@ -163,6 +167,10 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         }
         for (from, message) in std::mem::take(&mut self.early_messages) {
             core.peer(core_now(now), from, message, &mut self.shell);
+        }
+        if core.block_conflict().is_some() {
+            self.refuse_conflicts();
+            return Ok(true);
         }
         for address in &self.config.addresses[usize::from(self.config.reactor)] {
             self.fabric

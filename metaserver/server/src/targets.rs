@@ -102,9 +102,9 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             return Ok(());
         }
         // Reactor 0 gave the numbers and told us, unless its message is still under way.
-        let enrollment = core.enrollment(&hello.uuid);
-        let known = enrollment.filter(|known| known.stores.len() == pending.stores.len());
-        let Some(enrollment) = known else { return Err(Status::AGAIN) };
+        let Some(enrollment) = core.enrollment(&hello.uuid, &pending.stores) else {
+            return Err(Status::AGAIN);
+        };
         self.shell.enrolling.push(pending);
         self.shell.connections.set_role(connection, Role::Enrolling);
         self.shell.welcome.push(enrollment);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use gannet_metaserver::check::{CheckReport, LogReport, Severity, StoreSummary, Summary};
-use gannet_metaserver::log::recovery::LogEnd;
+use gannet_metaserver::log::decision::LogEnd;
 use gannet_metaserver::log::superblock::Superblock;
 use serde_json::{Value, json};
 

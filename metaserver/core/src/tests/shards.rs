@@ -1,7 +1,9 @@
 //! Operations over several shards, on several reactors, with messages delivered in any order.
 
+use gannet_proto::control::StoreInfo;
 use gannet_proto::operations::name_operation;
-use gannet_proto::{Inode, Status};
+use gannet_proto::{Inode, Status, StoreId};
+use zerocopy::little_endian::{U32, U64};
 
 use super::world::{Random, World, pattern};
 
@@ -251,4 +253,39 @@ fn a_repeated_request_over_shards_is_answered_once_it_is_done() {
     request.header.attempt = 3.into();
     world.send_name(&request, name.as_bytes(), b"");
     assert_eq!(world.wait(&request.header).attributes(), made.attributes());
+}
+
+/// A data server says hello to each reactor for itself, and its disks may have been changed between.
+/// No reactor takes one store for another because there are as many.
+#[test]
+fn a_data_server_with_other_stores_is_not_taken_for_the_one_that_enrolled() {
+    let mut world = World::new(2, 0, 0);
+    let store = |name: u8| StoreInfo {
+        uuid: [name; 16],
+        generation: U32::new(1),
+        block_bytes: U32::new(4096),
+        blocks: U64::new(1000),
+    };
+    let (uuid, now) = ([9; 16], world.now());
+    let (one, two, three) = (store(1), store(2), store(3));
+    world.cores[0].enroll(now, uuid, &[one, two], &mut world.sinks[0]);
+    world.collect();
+    world.deliver_all();
+    for core in &world.cores {
+        let known = core.enrollment(&uuid, &[one, two]).unwrap();
+        assert_eq!(known.stores, [StoreId(1), StoreId(2)]);
+        for others in
+            [&[two, one][..], &[one, three], &[three, two], &[one], &[one, two, three], &[]]
+        {
+            assert_eq!(core.enrollment(&uuid, others), None, "{others:?}");
+        }
+        assert_eq!(core.enrollment(&[8; 16], &[one, two]), None);
+    }
+    // It comes back with one store replaced: each reactor goes on when reactor 0 has told it.
+    world.cores[0].enroll(now, uuid, &[three, two], &mut world.sinks[0]);
+    assert_eq!(world.cores[1].enrollment(&uuid, &[three, two]), None);
+    world.collect();
+    world.deliver_all();
+    let known = world.cores[1].enrollment(&uuid, &[three, two]).unwrap();
+    assert_eq!(known.stores, [StoreId(3), StoreId(2)]);
 }

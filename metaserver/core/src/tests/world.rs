@@ -351,7 +351,7 @@ impl World {
         self.cores[0].enroll(now, uuid, &[info], &mut self.sinks[0]);
         self.collect();
         self.deliver_all();
-        let enrollment = self.cores[0].enrollment(&uuid).unwrap();
+        let enrollment = self.cores[0].enrollment(&uuid, &[info]).unwrap();
         let store =
             Store { info, id: enrollment.stores[0], bytes: vec![0xee; blocks as usize * BLOCK] };
         self.servers.push(DataServer { uuid, id: enrollment.target, stores: vec![store] });

@@ -14,13 +14,9 @@ use rustix::io::Errno;
 
 use super::{CheckError, LogFile, LogReport, is_damage};
 use crate::config::MetaServerConfig;
-use crate::log::frame::{FRAME_ALIGNMENT, FRAME_BYTES_MAX, frame_number};
 use crate::log::recovery::{Recovery, RecoveryError};
 use crate::log::superblock::{SUPERBLOCK_BYTES, Superblock, SuperblockError};
 use crate::startup::core_config;
-
-/// Bytes read at once behind a log's end.
-const SCAN_BYTES: usize = FRAME_BYTES_MAX;
 
 /// Reads logs through a disk.
 pub(super) struct Reader<'a, D> {
@@ -104,9 +100,6 @@ impl<'a, D: Disk> Reader<'a, D> {
             }
         }
         let reached = recovery.progress();
-        if is_whole {
-            is_whole = self.check_behind(log, superblock, &recovery, findings)?;
-        }
         let report = LogReport {
             name: log.name.clone(),
             superblock: Some(*superblock),
@@ -149,50 +142,6 @@ impl<'a, D: Disk> Reader<'a, D> {
                 Err(error) => return Err(system("waiting for the disk")(error.into())),
             }
         }
-    }
-
-    /// Looks for frames anywhere behind a log's end: a start looks no further than the longest frame
-    /// reaches, and takes damage beyond that for the end.
-    fn check_behind(
-        &mut self,
-        log: &LogFile,
-        superblock: &Superblock,
-        recovery: &Recovery,
-        findings: &mut Findings,
-    ) -> Result<bool, CheckError> {
-        let reached = recovery.progress();
-        let next = reached.position.number + 1;
-        let buffers = BufferPool::new(SCAN_BYTES, 1).map_err(system("mapping a buffer"))?;
-        let file_bytes = self.disk.len_bytes(log.file);
-        let mut offset = reached.offset;
-        while offset < file_bytes {
-            let left = (file_bytes - offset).min(SCAN_BYTES as u64) as usize;
-            let len_bytes = left / FRAME_ALIGNMENT * FRAME_ALIGNMENT;
-            if len_bytes == 0 {
-                break;
-            }
-            let memory = self.read(log, &buffers, offset, len_bytes)?;
-            let Some(buffer) = memory.into_buffer() else { break };
-            for (index, block) in buffer[..len_bytes].chunks(FRAME_ALIGNMENT).enumerate() {
-                let found = frame_number(block, superblock.file_system_uuid);
-                if let Some(number) = found.filter(|number| *number > next) {
-                    let place = Place {
-                        log_offset: Some(reached.offset),
-                        ..Place::reactor(superblock.reactor.get())
-                    };
-                    let at = offset + (index * FRAME_ALIGNMENT) as u64;
-                    findings.error(FindingKind::LogDamaged, place, || {
-                        format!(
-                            "{}: frame {next} is not readable, but frame {number} lies at byte {at}",
-                            log.name
-                        )
-                    });
-                    return Ok(false);
-                }
-            }
-            offset += len_bytes as u64;
-        }
-        Ok(true)
     }
 
     fn read(
@@ -245,13 +194,9 @@ fn report(
 ) -> Result<(), CheckError> {
     let place = |offset| Place { log_offset: Some(offset), ..Place::reactor(reactor) };
     match error {
-        RecoveryError::Damaged { offset, number } => {
+        RecoveryError::Damaged { offset, number, damage } => {
             findings.error(FindingKind::LogDamaged, place(offset), || {
-                format!(
-                    "{}: frame {number} is not readable, but later frames exist; restore the \
-                     metadata directory from a backup",
-                    log.name
-                )
+                format!("{}: frame {number} {damage}", log.name)
             });
             Ok(())
         }

@@ -259,7 +259,7 @@ fn torn_ends_are_told_apart_from_damage() {
 }
 
 #[test]
-fn damage_longer_than_a_start_looks_ahead_is_found() {
+fn damage_longer_than_a_window_is_found() {
     let records = records();
     let mut logs = Logs::new(&records);
     let start = SUPERBLOCK_BYTES as u64;

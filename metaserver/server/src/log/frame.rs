@@ -83,11 +83,17 @@ pub enum Verdict {
         padded_bytes: usize,
     },
     /// The next frame's header, but its payload was not written whole.
-    TornPayload,
+    TornPayload {
+        /// Bytes that the frame has on disk.
+        padded_bytes: usize,
+    },
     /// Nothing that a frame of this log starts with.
     NoFrame,
-    /// A frame of this log that does not continue its last one.
-    OutOfSequence,
+    /// A frame of this file system that does not continue the log's last one.
+    OutOfSequence {
+        /// Its number.
+        number: u64,
+    },
 }
 
 /// Length of a frame with `payload_bytes` of records on disk.
@@ -145,7 +151,7 @@ pub fn judge(bytes: &[u8], at: Position, file_system_uuid: [u8; 16]) -> Verdict 
         && header.previous_crc32c.get() == at.crc32c
         && header.term.get() >= at.term;
     if !continues {
-        return Verdict::OutOfSequence;
+        return Verdict::OutOfSequence { number: header.number.get() };
     }
     let payload_bytes = header.payload_bytes.get() as usize;
     let padded_bytes = padded_bytes(payload_bytes);
@@ -154,7 +160,7 @@ pub fn judge(bytes: &[u8], at: Position, file_system_uuid: [u8; 16]) -> Verdict 
     }
     let payload = &bytes[HEADER_BYTES..HEADER_BYTES + payload_bytes];
     if payload_crc(at.crc32c, payload) != header.payload_crc32c.get() {
-        return Verdict::TornPayload;
+        return Verdict::TornPayload { padded_bytes };
     }
     let position = Position {
         number: header.number.get(),
@@ -244,7 +250,7 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let verdict = judge(&damaged, at, UUID);
-            let noticed = matches!(verdict, Verdict::NoFrame | Verdict::TornPayload);
+            let noticed = matches!(verdict, Verdict::NoFrame | Verdict::TornPayload { .. });
             assert!(noticed, "bit {bit}: {verdict:?}");
         }
     }
@@ -259,7 +265,8 @@ mod tests {
             Position { crc32c: 98, ..at },
             Position { term: 6, ..at },
         ] {
-            assert_eq!(judge(&bytes, other, UUID), Verdict::OutOfSequence, "{other:?}");
+            let expected = Verdict::OutOfSequence { number: 5 };
+            assert_eq!(judge(&bytes, other, UUID), expected, "{other:?}");
         }
         assert_eq!(judge(&bytes, at, [4; 16]), Verdict::NoFrame);
         assert_eq!(judge(&bytes[..100], at, UUID), Verdict::Incomplete { padded_bytes: 4096 });

@@ -3,10 +3,12 @@
 //! The log is one file: a superblock, then *frames* one behind the other, each a header and the
 //! records of one group commit, padded to whole blocks. Frames are numbered, chained by checksum and
 //! written one at a time, so that after a crash whatever follows the first invalid frame was never
-//! acknowledged. [`frame`] draws the bytes, [`recovery`] reads them back, [`writer`] appends.
+//! acknowledged. [`frame`] draws the bytes, [`recovery`] reads them back and
+//! [`decision`] says where they end, [`writer`] appends.
 //!
 //! One reactor owns a log. A crash loses only records whose position was never reported durable.
 
+pub mod decision;
 pub mod frame;
 pub mod recovery;
 pub mod superblock;
@@ -20,7 +22,8 @@ mod tests {
     use gannet_meta_core::Lsn;
     use gannet_runtime::time::Time;
 
-    use super::frame::{FRAME_ALIGNMENT, FRAME_BYTES_MAX, Position};
+    use super::decision::Damage;
+    use super::frame::{FRAME_ALIGNMENT, FRAME_BYTES_MAX, Position, seal};
     use super::recovery::{Recovered, Recovery, RecoveryError};
     use super::superblock::{SUPERBLOCK_BYTES, Superblock};
     use super::writer::LogWriter;
@@ -190,5 +193,90 @@ mod tests {
                 view.copy_in(place, &byte);
             }
         }
+    }
+
+    /// A log of `frames` frames of one block, and where each begins.
+    fn short_frames(frames: u64) -> (RamDisk, FileId, Vec<usize>) {
+        let (mut disk, file) = disk();
+        let mut writer =
+            LogWriter::new(file, UUID, 1, Position::default(), SUPERBLOCK_BYTES as u64).unwrap();
+        for n in 1..=frames {
+            writer.append(&n.to_le_bytes());
+            commit(&mut writer, &mut disk);
+        }
+        let starts = (0..frames as usize).map(|n| SUPERBLOCK_BYTES + n * FRAME_ALIGNMENT);
+        (disk, file, starts.collect())
+    }
+
+    fn damage(disk: &mut RamDisk, file: FileId) -> Damage {
+        match recover(disk, file) {
+            Err(RecoveryError::Damaged { damage, .. }) => damage,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// However much of a log is wiped out, it is not taken for the log's end as long as a single
+    /// frame lies behind it: up to the last frame of the file.
+    #[test]
+    fn damage_of_any_length_is_refused() {
+        let (mut disk, file, starts) = short_frames(1500);
+        let last = starts[starts.len() - 1];
+        let view = disk.resident(file, 0, last + FRAME_ALIGNMENT).unwrap();
+        let mut image = vec![0; last + FRAME_ALIGNMENT];
+        view.copy_out(0, &mut image);
+        for frames in [1, 200, 255, 256, 257, 511, 512, 513, 1000, 1489] {
+            view.zero(starts[10], frames * FRAME_ALIGNMENT);
+            let (number, at) = (frames as u64 + 11, starts[10 + frames] as u64);
+            let found = damage(&mut disk, file);
+            assert_eq!(found, Damage::FrameLost { number, at }, "{frames} frames");
+            view.copy_in(0, &image);
+        }
+        view.zero(starts[10], last + FRAME_ALIGNMENT - starts[10]);
+        assert_eq!(recover(&mut disk, file).unwrap().1.len(), 10, "nothing tells of the rest");
+    }
+
+    /// Each way in which a medium betrays a log that was durable, and what recovery calls it.
+    #[test]
+    fn lost_misdirected_and_old_frames_are_told_from_the_end() {
+        let (mut disk, file, starts) = short_frames(600);
+        let bytes = starts[599] + 4 * FRAME_ALIGNMENT;
+        let view = disk.resident(file, 0, bytes).unwrap();
+        let mut image = vec![0; bytes];
+        view.copy_out(0, &mut image);
+        let of = |n: usize| &image[starts[n - 1]..starts[n - 1] + FRAME_ALIGNMENT];
+        let at = |n: usize| starts[n - 1];
+        let end = at(600) + FRAME_ALIGNMENT;
+
+        // A lost write: frame 20 was acknowledged and is not there.
+        view.zero(at(20), FRAME_ALIGNMENT);
+        let lost = Damage::FrameLost { number: 21, at: at(21) as u64 };
+        assert_eq!(damage(&mut disk, file), lost);
+        // It went astray and lies over another frame, before or behind.
+        view.copy_in(at(10), of(20));
+        assert_eq!(damage(&mut disk, file), Damage::LaterFrame);
+        view.copy_in(0, &image);
+        view.copy_in(at(20), of(10));
+        assert_eq!(damage(&mut disk, file), Damage::OlderFrame);
+        view.copy_in(0, &image);
+        // The last frame lies behind its place, or an old one lies behind the end.
+        view.zero(at(600), FRAME_ALIGNMENT);
+        view.copy_in(end + FRAME_ALIGNMENT, of(600));
+        let lost = Damage::FrameLost { number: 600, at: (end + FRAME_ALIGNMENT) as u64 };
+        assert_eq!(damage(&mut disk, file), lost);
+        view.copy_in(end + FRAME_ALIGNMENT, of(7));
+        let astray = Damage::Astray { number: 7, at: (end + FRAME_ALIGNMENT) as u64 };
+        assert_eq!(damage(&mut disk, file), astray);
+        view.copy_in(0, &image);
+        // A frame of the right number from another history of the same file system.
+        let mut other = vec![0; FRAME_ALIGNMENT];
+        let before = Position { number: 19, lsn: 19, crc32c: 1, term: 1 };
+        seal(&mut other, before, 1, UUID, 0, 0);
+        view.copy_in(at(20), &other);
+        assert_eq!(damage(&mut disk, file), Damage::OtherHistory);
+        view.copy_in(0, &image);
+        // A frame of another file system is nothing at all.
+        seal(&mut other, Position { number: 600, lsn: 600, crc32c: 1, term: 1 }, 1, [1; 16], 0, 0);
+        view.copy_in(end, &other);
+        assert_eq!(recover(&mut disk, file).unwrap().1.len(), 600);
     }
 }

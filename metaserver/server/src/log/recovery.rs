@@ -1,17 +1,18 @@
 //! Reads a log back at start and decides where it ends.
 //!
-//! Frames are written one at a time, each after the one before is durable. So exactly one frame can
-//! be incomplete after a crash: the last, which nobody was told of. Everything else that does not
-//! read as the next frame is damage. The decision is [`decide`], one table over all cases.
+//! Frames are applied one after the other. At the first place where the next frame is not, the rest
+//! of the file is searched for frames, up to its end, and [`decide`] tells the log's end from damage:
+//! one table over all cases.
 
 use gannet_disk::{Completion, Disk, DiskError, FileId, Transfer};
 use gannet_runtime::memory::Memory;
-use gannet_runtime::pool::{Buffer, BufferPool};
+use gannet_runtime::pool::BufferPool;
 
+use super::decision::{Behind, Damage, Decision, Here, LogEnd, decide};
 use super::frame::{self, FRAME_ALIGNMENT, FRAME_BYTES_MAX, HEADER_BYTES, Position, Verdict};
 use super::superblock::{SUPERBLOCK_BYTES, Superblock, SuperblockError};
 
-/// Bytes read at once: a longest frame, and behind it as much again to look for successors.
+/// Bytes read at once: a longest frame fits, wherever it begins in the first half.
 const WINDOW_BYTES: usize = 2 * FRAME_BYTES_MAX;
 
 /// Why a log cannot be recovered. The server does not start, so that nobody builds on half of it.
@@ -28,16 +29,18 @@ pub enum RecoveryError {
         /// What the disk said.
         source: std::io::Error,
     },
-    /// Something in the middle of the log is not as it was written.
+    /// Something in the log is not as it was written.
     #[error(
-        "it is damaged at byte {offset}: frame {number} is not readable, but later frames exist; \
-         restore the metadata directory from a backup"
+        "it is damaged at byte {offset}: frame {number} {damage}; restore the metadata directory \
+         from a backup, and see what `gannet fsck` finds"
     )]
     Damaged {
         /// Where.
         offset: u64,
         /// Which frame should be there.
         number: u64,
+        /// What is wrong with it.
+        damage: Damage,
     },
     /// A whole frame holds records that make no sense.
     #[error("frame {number} at byte {offset} holds a record that cannot be applied: {reason}")]
@@ -57,51 +60,6 @@ pub enum RecoveryError {
     Disk(#[from] DiskError),
 }
 
-/// What to do at a place where a frame could begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Apply the frame and go on behind it.
-    Apply,
-    /// The log ends here; the next frame is written here.
-    End,
-    /// The log was damaged after it was written: refuse.
-    Refuse,
-    /// Read more and judge again.
-    ReadMore,
-}
-
-/// The decision table: what was found, whether the file ends within the bytes at hand, and whether
-/// a later frame of this log lies behind.
-#[must_use]
-pub fn decide(verdict: Verdict, at_end_of_file: bool, later_frame: bool) -> Decision {
-    match (verdict, at_end_of_file, later_frame) {
-        (Verdict::Next { .. }, _, _) => Decision::Apply,
-        // The header reached the medium, the rest of the frame lies behind the file's end or the
-        // window: a window holds a longest frame, so only the end of the file cuts one off.
-        (Verdict::Incomplete { .. }, false, _) => Decision::ReadMore,
-        (Verdict::Incomplete { .. }, true, _) => Decision::End,
-        // The only frame under way when the writer died.
-        (Verdict::TornPayload | Verdict::NoFrame, _, false) => Decision::End,
-        // A later frame was started, so this one was durable once.
-        (Verdict::TornPayload | Verdict::NoFrame, _, true) => Decision::Refuse,
-        // Frames are only ever appended: whatever frame lies here must be the next.
-        (Verdict::OutOfSequence, _, _) => Decision::Refuse,
-    }
-}
-
-/// How a log ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogEnd {
-    /// Behind the last frame there is nothing.
-    Clean,
-    /// Behind the last frame lies the beginning of one that was never whole, and that nobody was told
-    /// of: a crash interrupted it. Damage to the last frame of a log looks the same.
-    TornFrame,
-    /// Behind the last frame lie bytes that begin no frame: what a crash left of one whose beginning
-    /// was not written, or was written over later. Damage to the last frame may look the same.
-    Remains,
-}
-
 /// What was recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovered {
@@ -116,7 +74,18 @@ enum State {
     Superblock,
     /// Reading frames.
     Frames(Superblock),
+    /// The next frame is not where it belongs: looking for others behind.
+    Searching(Superblock, Search),
     Done(Superblock, Recovered),
+}
+
+/// A look at what lies behind the last frame that could be read.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    here: Here,
+    behind: Behind,
+    /// Where to go on, bytes.
+    at: u64,
 }
 
 /// Reads a log through a [`Disk`], one window at a time.
@@ -152,7 +121,9 @@ impl Recovery {
     pub fn superblock(&self) -> Option<&Superblock> {
         match &self.state {
             State::Superblock => None,
-            State::Frames(superblock) | State::Done(superblock, _) => Some(superblock),
+            State::Frames(superblock)
+            | State::Searching(superblock, _)
+            | State::Done(superblock, _) => Some(superblock),
         }
     }
 
@@ -190,16 +161,17 @@ impl Recovery {
             State::Superblock => SUPERBLOCK_BYTES as u64,
             _ => WINDOW_BYTES as u64,
         };
-        let left = file_bytes.saturating_sub(self.offset);
+        let offset = self.reads_at();
+        let left = file_bytes.saturating_sub(offset);
         let len_bytes = wanted.min(left) as usize / FRAME_ALIGNMENT * FRAME_ALIGNMENT;
         if len_bytes == 0 {
             return self.end_of_file();
         }
         let Some(buffer) = self.buffers.take() else { return Ok(()) };
         let transfer = Transfer {
-            token: self.offset,
+            token: offset,
             file: self.file,
-            offset: self.offset,
+            offset,
             memory: Memory::Buffer(buffer),
             memory_offset: 0,
             len_bytes,
@@ -209,7 +181,7 @@ impl Recovery {
             Err(refused) if refused.error == gannet_disk::SubmitError::Full => {}
             Err(refused) => {
                 let source = std::io::Error::other(refused.error);
-                return Err(RecoveryError::Read { offset: self.offset, source });
+                return Err(RecoveryError::Read { offset, source });
             }
         }
         Ok(())
@@ -226,7 +198,7 @@ impl Recovery {
         apply: &mut impl FnMut(&Superblock, &[u8]) -> Result<(), String>,
     ) -> Result<(), RecoveryError> {
         self.reading = false;
-        let offset = self.offset;
+        let offset = self.reads_at();
         completion.result.map_err(|source| RecoveryError::Read { offset, source })?;
         let Some(buffer) = completion.memory.and_then(Memory::into_buffer) else { return Ok(()) };
         let file_bytes = disk.len_bytes(self.file);
@@ -236,59 +208,92 @@ impl Recovery {
             self.state = State::Frames(superblock);
             return Ok(());
         }
-        self.frames(&buffer, file_bytes, apply)
+        let left = file_bytes.saturating_sub(offset);
+        let window_bytes = (WINDOW_BYTES as u64).min(left) as usize;
+        let window = &buffer[..window_bytes / FRAME_ALIGNMENT * FRAME_ALIGNMENT];
+        let at_end_of_file = (window.len() as u64) + (FRAME_ALIGNMENT as u64) > left;
+        match &mut self.state {
+            State::Frames(superblock) => {
+                let superblock = *superblock;
+                self.frames(superblock, window, at_end_of_file, apply)
+            }
+            State::Searching(superblock, search) => {
+                let (number, uuid) = (self.position.number + 1, superblock.file_system_uuid);
+                search.through(window, number, uuid);
+                let ends = at_end_of_file || matches!(search.behind, Behind::LaterFrame { .. });
+                if ends { self.conclude() } else { Ok(()) }
+            }
+            State::Superblock | State::Done(..) => Ok(()),
+        }
+    }
+
+    /// Where the next window begins, bytes.
+    fn reads_at(&self) -> u64 {
+        match &self.state {
+            State::Searching(_, search) => search.at,
+            _ => self.offset,
+        }
     }
 
     fn frames(
         &mut self,
-        buffer: &Buffer,
-        file_bytes: u64,
+        superblock: Superblock,
+        window: &[u8],
+        at_end_of_file: bool,
         apply: &mut impl FnMut(&Superblock, &[u8]) -> Result<(), String>,
     ) -> Result<(), RecoveryError> {
-        let State::Frames(superblock) = &self.state else { return Ok(()) };
-        let superblock = *superblock;
         let uuid = superblock.file_system_uuid;
-        let left = file_bytes.saturating_sub(self.offset);
-        let window_bytes = (WINDOW_BYTES as u64).min(left) as usize;
-        let window = &buffer[..window_bytes / FRAME_ALIGNMENT * FRAME_ALIGNMENT];
-        let at_end_of_file = (window.len() as u64) + (FRAME_ALIGNMENT as u64) > left;
         let mut start = 0;
         while start < window.len() {
             let rest = &window[start..];
             let verdict = frame::judge(rest, self.position, uuid);
-            // What is no frame is judged by what lies behind it: that the next one's beginning is seen,
-            // even behind a longest frame. Else read on from here.
-            let successor_seen = at_end_of_file || rest.len() > FRAME_BYTES_MAX;
-            if !matches!(verdict, Verdict::Next { .. }) && !successor_seen {
-                break;
+            if let Verdict::Next { position, padded_bytes, payload_bytes } = verdict {
+                let payload = &rest[HEADER_BYTES..HEADER_BYTES + payload_bytes];
+                self.apply_frame(&superblock, position, payload, apply)?;
+                self.offset += padded_bytes as u64;
+                start += padded_bytes;
+                continue;
             }
-            let later = later_frame(rest, self.position.number + 1, uuid);
-            match decide(verdict, at_end_of_file, later) {
-                Decision::Apply => {
-                    let Verdict::Next { position, padded_bytes, payload_bytes } = verdict else {
-                        break;
-                    };
-                    let payload = &rest[HEADER_BYTES..HEADER_BYTES + payload_bytes];
-                    self.apply_frame(&superblock, position, payload, apply)?;
-                    self.offset += padded_bytes as u64;
-                    start += padded_bytes;
-                }
-                Decision::ReadMore => break,
-                Decision::End => {
-                    self.end = end_of(verdict, rest);
-                    self.finish(superblock);
-                    return Ok(());
-                }
-                Decision::Refuse => {
-                    let number = self.position.number + 1;
-                    return Err(RecoveryError::Damaged { offset: self.offset, number });
-                }
+            // What is no frame is judged by all that a frame could reach over. Else read on from here.
+            if !at_end_of_file && rest.len() < FRAME_BYTES_MAX {
+                return Ok(());
             }
+            let here = Here::of(verdict, self.position.number + 1, rest);
+            // The payload of a torn frame is nobody's place for another.
+            let behind = match verdict {
+                Verdict::TornPayload { padded_bytes } => padded_bytes,
+                _ => FRAME_ALIGNMENT,
+            };
+            let at = self.offset + behind as u64;
+            let mut search = Search { here, behind: Behind::NoFrame, at };
+            search.through(&rest[behind.min(rest.len())..], self.position.number + 1, uuid);
+            self.state = State::Searching(superblock, search);
+            let ends = at_end_of_file || matches!(search.behind, Behind::LaterFrame { .. });
+            return if ends { self.conclude() } else { Ok(()) };
         }
-        if at_end_of_file && start >= window.len() {
+        if at_end_of_file {
+            self.end = LogEnd::Clean;
             self.finish(superblock);
         }
         Ok(())
+    }
+
+    /// All that counts was seen: the log ends here, or it is damaged.
+    fn conclude(&mut self) -> Result<(), RecoveryError> {
+        let State::Searching(superblock, search) = &self.state else { return Ok(()) };
+        let superblock = *superblock;
+        match decide(search.here, search.behind) {
+            Decision::End(end) => {
+                self.end = end;
+                self.finish(superblock);
+                Ok(())
+            }
+            Decision::Refuse(damage) => {
+                let number = self.position.number + 1;
+                Err(RecoveryError::Damaged { offset: self.offset, number, damage })
+            }
+            Decision::Apply => Ok(()),
+        }
     }
 
     fn apply_frame(
@@ -321,6 +326,7 @@ impl Recovery {
                 self.finish(superblock);
                 Ok(())
             }
+            State::Searching(..) => self.conclude(),
             State::Done(..) => Ok(()),
         }
     }
@@ -330,47 +336,19 @@ impl Recovery {
     }
 }
 
-/// How a log ends at a place that was judged so; `rest` is what lies there.
-fn end_of(verdict: Verdict, rest: &[u8]) -> LogEnd {
-    let longest = &rest[..rest.len().min(FRAME_BYTES_MAX)];
-    match verdict {
-        Verdict::Incomplete { .. } | Verdict::TornPayload => LogEnd::TornFrame,
-        _ if longest.iter().any(|byte| *byte != 0) => LogEnd::Remains,
-        _ => LogEnd::Clean,
-    }
-}
-
-/// Whether a frame of this log with a number above `number` begins behind the first block.
-fn later_frame(bytes: &[u8], number: u64, uuid: [u8; 16]) -> bool {
-    bytes
-        .chunks(FRAME_ALIGNMENT)
-        .skip(1)
-        .any(|block| frame::frame_number(block, uuid).is_some_and(|found| found > number))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_covers_every_case() {
-        let next =
-            Verdict::Next { position: Position::default(), padded_bytes: 4096, payload_bytes: 0 };
-        let incomplete = Verdict::Incomplete { padded_bytes: 8192 };
-        use Decision::{Apply, End, ReadMore, Refuse};
-        let table = [
-            // verdict, then (end of file, later frame): (no, no) (no, yes) (yes, no) (yes, yes)
-            (next, [Apply, Apply, Apply, Apply]),
-            (incomplete, [ReadMore, ReadMore, End, End]),
-            (Verdict::TornPayload, [End, Refuse, End, Refuse]),
-            (Verdict::NoFrame, [End, Refuse, End, Refuse]),
-            (Verdict::OutOfSequence, [Refuse, Refuse, Refuse, Refuse]),
-        ];
-        for (verdict, row) in table {
-            for (index, expected) in row.into_iter().enumerate() {
-                let (end, later) = (index & 2 != 0, index & 1 != 0);
-                assert_eq!(decide(verdict, end, later), expected, "{verdict:?} {end} {later}");
+impl Search {
+    /// Looks for frames in what lies next.
+    fn through(&mut self, bytes: &[u8], due: u64, uuid: [u8; 16]) {
+        for block in bytes.chunks(FRAME_ALIGNMENT) {
+            let at = self.at;
+            self.at += block.len() as u64;
+            match (frame::frame_number(block, uuid), self.behind) {
+                (Some(number), _) if number >= due => {
+                    self.behind = Behind::LaterFrame { number, at };
+                    return;
+                }
+                (Some(number), Behind::NoFrame) => self.behind = Behind::OlderFrame { number, at },
+                _ => {}
             }
         }
     }
