@@ -170,7 +170,8 @@ impl Core {
         replaces: bool,
         asker: &Identity,
     ) -> Result<Option<Inode>, Status> {
-        let Some(node) = self.nodes.get(&directory) else { return Ok(None) };
+        let node = self.nodes.get(&directory).filter(|node| node.directory().is_some());
+        let Some(node) = node else { return Ok(None) };
         check(node, asker, WRITE | SEARCH)?;
         if replaces { self.check_owner_of(directory, name, asker) } else { Ok(None) }
     }

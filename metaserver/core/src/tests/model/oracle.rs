@@ -52,6 +52,59 @@ impl Node {
     }
 }
 
+/// Who asks: user 0 is the superuser.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: &'static [u32],
+}
+
+const READ: u32 = 4;
+const WRITE: u32 = 2;
+const SEARCH: u32 = 1;
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
+const GROUP_EXECUTE: u32 = 0o010;
+
+impl Caller {
+    fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+
+    fn is_in(&self, gid: u32) -> bool {
+        self.gid == gid || self.groups.contains(&gid)
+    }
+
+    fn may(&self, node: &Node, wanted: u32) -> bool {
+        let shift = match () {
+            () if self.uid == node.uid => 6,
+            () if self.is_in(node.gid) => 3,
+            () => 0,
+        };
+        self.is_root() || node.mode >> shift & wanted == wanted
+    }
+}
+
+/// Why an operation fails: any of these may be told, where nobody says which check comes first.
+/// `OK` among them: it may succeed as well.
+pub(super) type Refusals = Vec<Status>;
+
+/// Fails if there are any.
+fn refuse(refusals: Refusals) -> Result<(), Refusals> {
+    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+fn one<T>(status: Status) -> Result<T, Refusals> {
+    Err(vec![status])
+}
+
+/// The permission bits of a regular file after somebody else's hand was on it.
+fn without_set_id(mode: u32) -> u32 {
+    if mode & GROUP_EXECUTE == 0 { mode & !SET_UID } else { mode & !(SET_UID | SET_GID) }
+}
+
 /// What SETATTR shall set: of those that the mask names.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Setting {
@@ -72,8 +125,10 @@ pub(super) type Place<'a> = (Id, &'a [u8]);
 pub(super) struct Oracle {
     pub nodes: BTreeMap<Id, Node>,
     last: Id,
-    /// Of the operation under way.
+    /// When the operation under way happens.
     pub now_ns: i64,
+    /// Who asks for it.
+    pub caller: Caller,
 }
 
 /// Whether a component may be made or removed.
@@ -87,14 +142,11 @@ fn check_name(name: &[u8]) -> Result<(), Status> {
     Ok(())
 }
 
-fn one(status: Status) -> Vec<Status> {
-    vec![status]
-}
-
 impl Oracle {
     /// With a root of this owner and mode.
     pub(super) fn new(root: Node) -> Oracle {
-        Oracle { nodes: BTreeMap::from([(ROOT, root)]), last: ROOT, now_ns: 0 }
+        let caller = Caller { uid: 0, gid: 0, groups: &[] };
+        Oracle { nodes: BTreeMap::from([(ROOT, root)]), last: ROOT, now_ns: 0, caller }
     }
 
     pub(super) fn node(&self, id: Id) -> Result<&Node, Status> {
@@ -144,20 +196,25 @@ impl Oracle {
         }
     }
 
-    fn make(&mut self, content: Content, mode: u32, (uid, gid): (u32, u32), at: Place<'_>) -> Id {
+    /// The superuser says who owns what is made.
+    fn make(&mut self, content: Content, mode: u32, owner: (u32, u32), at: Place<'_>) -> Id {
         self.last += 1;
-        let now = self.now_ns;
+        let (now, caller) = (self.now_ns, self.caller);
+        let (uid, mut gid) = if caller.is_root() { owner } else { (caller.uid, caller.gid) };
+        let directory = &self.nodes[&at.0];
+        let (is_directory, mut mode) =
+            (matches!(content, Content::Directory { .. }), mode & 0o7777);
+        if directory.mode & SET_GID != 0 {
+            gid = directory.gid;
+            mode |= if is_directory { SET_GID } else { 0 };
+        }
+        let is_stranger = !caller.is_root() && !caller.is_in(gid);
+        if !is_directory && is_stranger && mode & GROUP_EXECUTE != 0 {
+            mode &= !SET_GID;
+        }
         let links = if matches!(content, Content::File(_)) { 1 } else { 2 };
-        let node = Node {
-            content,
-            mode: mode & 0o7777,
-            uid,
-            gid,
-            links,
-            atime_ns: now,
-            mtime_ns: now,
-            ctime_ns: now,
-        };
+        let node =
+            Node { content, mode, uid, gid, links, atime_ns: now, mtime_ns: now, ctime_ns: now };
         if node.is_directory() {
             self.count(at.0, 1);
         }
@@ -166,26 +223,51 @@ impl Oracle {
         self.last
     }
 
+    /// What is wrong with a name in a directory, whatever is to be done with it.
+    fn check_place(&self, (directory, name): Place<'_>) -> Result<(), Refusals> {
+        let mut refusals: Refusals = check_name(name).err().into_iter().collect();
+        match self.nodes.get(&directory) {
+            None => refusals.push(Status::STALE_HANDLE),
+            Some(node) if !node.is_directory() => refusals.push(Status::NOT_DIRECTORY),
+            Some(node) if !self.caller.may(node, SEARCH) => refusals.push(Status::ACCESS),
+            Some(node) if !refusals.is_empty() && !self.caller.may(node, WRITE) => {
+                refusals.push(Status::ACCESS);
+            }
+            Some(_) => {}
+        }
+        refuse(refusals)
+    }
+
+    /// What the rights of a directory have against a change of its entries.
+    fn check_change(&self, directory: Id) -> Option<Status> {
+        (!self.caller.may(&self.nodes[&directory], WRITE)).then_some(Status::ACCESS)
+    }
+
+    /// What they have against the removal of one.
+    fn check_removal(&self, directory: Id, id: Id) -> Refusals {
+        let (directory_node, uid) = (&self.nodes[&directory], self.caller.uid);
+        let owns = uid == 0 || uid == directory_node.uid || uid == self.nodes[&id].uid;
+        let guarded = (directory_node.mode & STICKY != 0 && !owns).then_some(Status::NOT_PERMITTED);
+        self.check_change(directory).into_iter().chain(guarded).collect()
+    }
+
     pub(super) fn create(
         &mut self,
         at: Place<'_>,
         mode: u32,
         owner: (u32, u32),
         flags: u32,
-    ) -> Result<Id, Status> {
-        self.entries_for(at)?;
-        match self.entry(at)? {
-            Some(_) if flags & name_flags::EXCLUSIVE != 0 => Err(Status::EXISTS),
-            Some(id) if self.is_directory(id) => Err(Status::IS_DIRECTORY),
-            Some(id) => Ok(id),
-            None => Ok(self.make(Content::File(Vec::new()), mode, owner, at)),
+    ) -> Result<Id, Refusals> {
+        self.check_place(at)?;
+        match self.entries(at.0).or_else(one)?.get(at.1) {
+            Some(_) if flags & name_flags::EXCLUSIVE != 0 => one(Status::EXISTS),
+            Some(id) if self.is_directory(*id) => one(Status::IS_DIRECTORY),
+            Some(id) => Ok(*id),
+            None => {
+                refuse(self.check_change(at.0).into_iter().collect())?;
+                Ok(self.make(Content::File(Vec::new()), mode, owner, at))
+            }
         }
-    }
-
-    /// Checks a name, then its directory.
-    fn entries_for(&self, (directory, name): Place<'_>) -> Result<(), Status> {
-        check_name(name)?;
-        self.entries(directory).map(|_| ())
     }
 
     pub(super) fn mkdir(
@@ -193,35 +275,43 @@ impl Oracle {
         at: Place<'_>,
         mode: u32,
         owner: (u32, u32),
-    ) -> Result<Id, Status> {
-        self.entries_for(at)?;
-        if self.entry(at)?.is_some() {
-            return Err(Status::EXISTS);
+    ) -> Result<Id, Refusals> {
+        self.check_place(at)?;
+        if self.entry(at).or_else(one)?.is_some() {
+            return one(Status::EXISTS);
         }
+        refuse(self.check_change(at.0).into_iter().collect())?;
         let content = Content::Directory { parent: at.0, entries: BTreeMap::new() };
         Ok(self.make(content, mode, owner, at))
     }
 
-    pub(super) fn unlink(&mut self, at: Place<'_>) -> Result<(), Status> {
-        self.entries_for(at)?;
-        let id = self.entry(at)?.ok_or(Status::NOT_FOUND)?;
+    /// The node of a name that is to be removed.
+    fn entry_there(&self, at: Place<'_>) -> Result<Id, Refusals> {
+        self.check_place(at)?;
+        self.entry(at).and_then(|id| id.ok_or(Status::NOT_FOUND)).or_else(one)
+    }
+
+    pub(super) fn unlink(&mut self, at: Place<'_>) -> Result<(), Refusals> {
+        let id = self.entry_there(at)?;
+        let mut refusals = self.check_removal(at.0, id);
         if self.is_directory(id) {
-            return Err(Status::IS_DIRECTORY);
+            refusals.push(Status::IS_DIRECTORY);
         }
+        refuse(refusals)?;
         self.enter(at, None);
         self.release(id);
         Ok(())
     }
 
-    pub(super) fn rmdir(&mut self, at: Place<'_>) -> Result<(), Status> {
-        self.entries_for(at)?;
-        let id = self.entry(at)?.ok_or(Status::NOT_FOUND)?;
-        if !self.is_directory(id) {
-            return Err(Status::NOT_DIRECTORY);
+    pub(super) fn rmdir(&mut self, at: Place<'_>) -> Result<(), Refusals> {
+        let id = self.entry_there(at)?;
+        let mut refusals = self.check_removal(at.0, id);
+        match self.entries(id) {
+            Err(status) => refusals.push(status),
+            Ok(entries) if !entries.is_empty() => refusals.push(Status::NOT_EMPTY),
+            Ok(_) => {}
         }
-        if !self.entries(id)?.is_empty() {
-            return Err(Status::NOT_EMPTY);
-        }
+        refuse(refusals)?;
         self.enter(at, None);
         self.count(at.0, -1);
         self.release(id);
@@ -254,32 +344,54 @@ impl Oracle {
         }
     }
 
-    /// All that forbids a rename; POSIX does not say which of them is told.
-    fn obstacles(
-        &self,
-        id: Id,
-        to: Place<'_>,
-        old: Option<Id>,
-        flags: u32,
-    ) -> Result<Vec<Status>, Status> {
-        let mut obstacles = Vec::new();
+    /// All that forbids a rename.
+    fn check_rename(&self, (from, id): (Id, Id), to: Id, old: Option<Id>, flags: u32) -> Refusals {
+        let mut refusals = self.check_removal(from, id);
+        match old {
+            Some(old) if flags & name_flags::NO_REPLACE == 0 => {
+                refusals.extend(self.check_removal(to, old));
+            }
+            _ => refusals.extend(self.check_change(to)),
+        }
         if old.is_some() && flags & name_flags::NO_REPLACE != 0 {
-            obstacles.push(Status::EXISTS);
+            refusals.push(Status::EXISTS);
         }
-        if self.is_directory(id) && self.is_above(id, to.0) {
-            obstacles.push(Status::INVALID);
+        // It gets another parent, which is one of its entries.
+        if self.is_directory(id) && from != to {
+            refusals.extend(self.check_change(id));
         }
-        if let Some(old) = old {
-            match (self.is_directory(id), self.is_directory(old)) {
-                (true, false) => obstacles.push(Status::NOT_DIRECTORY),
-                (false, true) => obstacles.push(Status::IS_DIRECTORY),
-                (true, true) if !self.entries(old)?.is_empty() => {
-                    obstacles.push(Status::NOT_EMPTY);
+        if self.is_directory(id) && self.is_above(id, to) {
+            refusals.push(Status::INVALID);
+        }
+        match old.map(|old| (self.is_directory(id), self.entries(old))) {
+            Some((true, Err(status))) => refusals.push(status),
+            Some((false, Ok(_))) => refusals.push(Status::IS_DIRECTORY),
+            Some((true, Ok(entries))) if !entries.is_empty() => refusals.push(Status::NOT_EMPTY),
+            _ => {}
+        }
+        refusals
+    }
+
+    /// What else may be told of a rename with a bad name: nobody says what is looked at first.
+    fn refusals_beside(&self, status: Status, from: Place<'_>, to: Id) -> Refusals {
+        let mut refusals = vec![status];
+        for directory in [from.0, to] {
+            match self.nodes.get(&directory) {
+                None => refusals.push(Status::STALE_HANDLE),
+                Some(node) if !node.is_directory() => refusals.push(Status::NOT_DIRECTORY),
+                Some(node) if !self.caller.may(node, WRITE | SEARCH) => {
+                    refusals.push(Status::ACCESS);
                 }
-                _ => {}
+                Some(_) => {}
             }
         }
-        Ok(obstacles)
+        if let Ok(Some(id)) = self.entry(from) {
+            refusals.extend(self.check_removal(from.0, id));
+            if self.is_directory(id) {
+                refusals.extend(self.check_change(id));
+            }
+        }
+        refusals
     }
 
     pub(super) fn rename(
@@ -287,17 +399,43 @@ impl Oracle {
         from: Place<'_>,
         to: Place<'_>,
         flags: u32,
-    ) -> Result<(), Vec<Status>> {
-        check_name(from.1).and(check_name(to.1)).map_err(one)?;
-        let id = self.entry(from).and_then(|id| id.ok_or(Status::NOT_FOUND)).map_err(one)?;
-        let old = self.entry(to).map_err(one)?;
+    ) -> Result<(), Refusals> {
+        if let Err(status) = check_name(from.1).and(check_name(to.1)) {
+            return Err(self.refusals_beside(status, from, to.0));
+        }
+        let id = self.entry_there(from);
+        let there = self.check_place(to);
+        let id = match (id, there) {
+            (Ok(id), Ok(())) => id,
+            // Nobody says which directory is looked at first.
+            (Ok(id), Err(mut refusals)) => {
+                refusals.extend(self.check_removal(from.0, id));
+                if self.is_directory(id) {
+                    refusals.extend(self.check_change(id));
+                }
+                return Err(refusals);
+            }
+            (Err(refusals), Ok(())) => return Err(refusals),
+            (Err(mut refusals), Err(more)) => {
+                refusals.extend(more);
+                return Err(refusals);
+            }
+        };
+        let old = self.entry(to).or_else(one)?;
+        let refusals = self.check_rename((from.0, id), to.0, old, flags);
         if old == Some(id) && flags & name_flags::NO_REPLACE == 0 {
-            return Ok(());
+            // Nothing is to be done. That it could not be done may be told as well.
+            let allowed = refusals
+                .into_iter()
+                .filter(|status| matches!(*status, Status::ACCESS | Status::NOT_PERMITTED));
+            let allowed: Refusals = allowed.collect();
+            return if allowed.is_empty() {
+                Ok(())
+            } else {
+                Err(allowed.into_iter().chain([Status::OK]).collect())
+            };
         }
-        let obstacles = self.obstacles(id, to, old, flags).map_err(one)?;
-        if !obstacles.is_empty() {
-            return Err(obstacles);
-        }
+        refuse(refusals)?;
         if let Some(old) = old {
             if self.is_directory(old) {
                 self.count(to.0, -1);
@@ -310,45 +448,83 @@ impl Oracle {
     }
 
     /// Follows a path; `.` and `..` are the directory and the one above.
-    pub(super) fn lookup(&self, from: Id, path: &[u8]) -> Result<Id, Status> {
+    pub(super) fn lookup(&self, from: Id, path: &[u8]) -> Result<Id, Refusals> {
         if path.len() > PATH_BYTES_MAX {
-            return Err(Status::NAME_TOO_LONG);
+            return one(Status::NAME_TOO_LONG);
         }
-        self.node(from)?;
+        self.node(from).or_else(one)?;
         if path.is_empty() {
             return Ok(from);
         }
         let mut at = from;
         for component in path.split(|byte| *byte == b'/') {
-            let Content::Directory { parent, entries } = &self.nodes[&at].content else {
-                return Err(Status::NOT_DIRECTORY);
+            let node = &self.nodes[&at];
+            let Content::Directory { parent, entries } = &node.content else {
+                return one(Status::NOT_DIRECTORY);
             };
+            let too_long = component.len() > NAME_BYTES_MAX;
+            let denied = !self.caller.may(node, SEARCH);
+            let long = too_long.then_some(Status::NAME_TOO_LONG);
+            refuse(long.into_iter().chain(denied.then_some(Status::ACCESS)).collect())?;
             at = match component {
                 b"" | b"." => at,
                 b".." => *parent,
-                name if name.len() > NAME_BYTES_MAX => return Err(Status::NAME_TOO_LONG),
-                name => *entries.get(name).ok_or(Status::NOT_FOUND)?,
+                name => entries.get(name).copied().ok_or(Status::NOT_FOUND).or_else(one)?,
             };
         }
         Ok(at)
     }
 
-    pub(super) fn set(&mut self, id: Id, setting: &Setting) -> Result<(), Status> {
-        let now = self.now_ns;
-        let has = |bit: u32| setting.mask & bit != 0;
-        let node = self.nodes.get_mut(&id).ok_or(Status::STALE_HANDLE)?;
-        match &mut node.content {
-            Content::Directory { .. } if has(attribute_mask::SIZE) => {
-                return Err(Status::IS_DIRECTORY);
-            }
-            Content::File(bytes) if has(attribute_mask::SIZE) => {
-                bytes.resize(setting.size as usize, 0);
-                node.mtime_ns = now;
-            }
-            _ => {}
+    /// The entries of a directory, as they are listed.
+    pub(super) fn list(&self, id: Id) -> Result<&BTreeMap<Vec<u8>, Id>, Refusals> {
+        let entries = self.entries(id).or_else(one)?;
+        let readable = self.caller.may(&self.nodes[&id], READ);
+        refuse((!readable).then_some(Status::ACCESS).into_iter().collect())?;
+        Ok(entries)
+    }
+
+    /// What forbids a SETATTR.
+    fn check_setting(&self, node: &Node, setting: &Setting) -> Refusals {
+        use attribute_mask::{ATIME, ATIME_NOW, GID, MODE, MTIME, MTIME_NOW, SIZE, UID};
+        let has = |bits: u32| setting.mask & bits != 0;
+        let (caller, owns) = (&self.caller, self.caller.uid == node.uid);
+        let may_write = caller.may(node, WRITE);
+        let mut refusals = Refusals::new();
+        if has(ATIME) && has(ATIME_NOW) || has(MTIME) && has(MTIME_NOW) {
+            refusals.push(Status::INVALID);
         }
-        if has(attribute_mask::MODE) {
-            node.mode = setting.mode & 0o7777;
+        if has(SIZE) && node.is_directory() {
+            refusals.push(Status::IS_DIRECTORY);
+        }
+        if caller.is_root() {
+            return refusals;
+        }
+        let takes_user = has(UID) && setting.uid != node.uid;
+        let takes_group = has(GID) && setting.gid != node.gid && !caller.is_in(setting.gid);
+        if has(MODE | UID | GID) && !owns || takes_user || takes_group {
+            refusals.push(Status::NOT_PERMITTED);
+        }
+        let times = setting.mask & (ATIME | MTIME | ATIME_NOW | MTIME_NOW);
+        if times == ATIME_NOW | MTIME_NOW && !owns && !may_write || has(SIZE) && !may_write {
+            refusals.push(Status::ACCESS);
+        }
+        if times != 0 && times != ATIME_NOW | MTIME_NOW && !owns {
+            refusals.push(Status::NOT_PERMITTED);
+        }
+        refusals
+    }
+
+    pub(super) fn set(&mut self, id: Id, setting: &Setting) -> Result<(), Refusals> {
+        let (now, caller) = (self.now_ns, self.caller);
+        refuse(self.check_setting(self.node(id).or_else(one)?, setting))?;
+        let has = |bit: u32| setting.mask & bit != 0;
+        let node = self.nodes.get_mut(&id).expect("checked");
+        let is_file = !node.is_directory();
+        if let Content::File(bytes) = &mut node.content
+            && has(attribute_mask::SIZE)
+        {
+            bytes.resize(setting.size as usize, 0);
+            node.mtime_ns = now;
         }
         if has(attribute_mask::UID) {
             node.uid = setting.uid;
@@ -356,14 +532,48 @@ impl Oracle {
         if has(attribute_mask::GID) {
             node.gid = setting.gid;
         }
-        if has(attribute_mask::ATIME) {
-            node.atime_ns = setting.atime_ns;
+        if has(attribute_mask::MODE) {
+            node.mode = setting.mode & 0o7777;
+            if !caller.is_root() && !caller.is_in(node.gid) {
+                node.mode &= !SET_GID;
+            }
+        } else if is_file
+            && (has(attribute_mask::UID | attribute_mask::GID)
+                || has(attribute_mask::SIZE) && !caller.is_root())
+        {
+            node.mode = without_set_id(node.mode);
         }
-        if has(attribute_mask::MTIME) {
-            node.mtime_ns = setting.mtime_ns;
+        for (set, to_now, at_ns, time_ns) in [
+            (
+                attribute_mask::ATIME,
+                attribute_mask::ATIME_NOW,
+                setting.atime_ns,
+                &mut node.atime_ns,
+            ),
+            (
+                attribute_mask::MTIME,
+                attribute_mask::MTIME_NOW,
+                setting.mtime_ns,
+                &mut node.mtime_ns,
+            ),
+        ] {
+            if has(set) {
+                *time_ns = at_ns;
+            } else if has(to_now) {
+                *time_ns = now;
+            }
         }
         node.ctime_ns = now;
         Ok(())
+    }
+
+    /// What forbids I/O by a handle.
+    fn check_io(&self, id: Id, wanted: u32) -> Result<(), Refusals> {
+        let node = self.node(id).or_else(one)?;
+        let may = self.caller.uid == node.uid || self.caller.may(node, wanted);
+        let denied = (!may).then_some(Status::ACCESS);
+        let directory = node.is_directory().then_some(Status::IS_DIRECTORY);
+        refuse(denied.into_iter().chain(directory).collect())
     }
 
     /// Where the bytes went, and the size after it. `None` appends.
@@ -372,22 +582,33 @@ impl Oracle {
         id: Id,
         offset: Option<u64>,
         data: &[u8],
-    ) -> Result<(u64, u64), Status> {
-        let now = self.now_ns;
-        let node = self.nodes.get_mut(&id).ok_or(Status::STALE_HANDLE)?;
-        let Content::File(bytes) = &mut node.content else { return Err(Status::IS_DIRECTORY) };
+    ) -> Result<(u64, u64), Refusals> {
+        self.check_io(id, WRITE)?;
+        let (now, is_root) = (self.now_ns, self.caller.is_root());
+        let node = self.nodes.get_mut(&id).expect("checked");
+        let Content::File(bytes) = &mut node.content else { return one(Status::IS_DIRECTORY) };
         let start = offset.map_or(bytes.len(), |offset| offset as usize);
         let end = start + data.len();
         bytes.resize(bytes.len().max(end), 0);
         bytes[start..end].copy_from_slice(data);
+        let size = bytes.len();
         (node.mtime_ns, node.ctime_ns) = (now, now);
-        Ok((start as u64, bytes.len() as u64))
+        if !is_root {
+            node.mode = without_set_id(node.mode);
+        }
+        Ok((start as u64, size as u64))
     }
 
     /// The bytes, and whether the file ends with them.
-    pub(super) fn read(&self, id: Id, offset: u64, length: usize) -> Result<(&[u8], bool), Status> {
-        let Content::File(bytes) = &self.node(id)?.content else {
-            return Err(Status::IS_DIRECTORY);
+    pub(super) fn read(
+        &self,
+        id: Id,
+        offset: u64,
+        length: usize,
+    ) -> Result<(&[u8], bool), Refusals> {
+        self.check_io(id, READ)?;
+        let Content::File(bytes) = &self.nodes[&id].content else {
+            return one(Status::IS_DIRECTORY);
         };
         let start = offset as usize;
         let end = (start + length).min(bytes.len());
