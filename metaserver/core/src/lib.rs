@@ -22,10 +22,12 @@ use crate::holds::Holds;
 use crate::nodes::Nodes;
 use crate::operations::{OperationId, Operations};
 use crate::record::Change;
+use crate::recovery::Recovery;
 use crate::rename::RenameLock;
 use crate::sessions::Sessions;
 use crate::space::SpaceMap;
 use crate::targets::Targets;
+use crate::transactions::Transactions;
 use crate::waiting::Waiting;
 use crate::zones::ZoneTable;
 
@@ -119,6 +121,7 @@ mod apply;
 mod attributes;
 mod buffer;
 pub mod check;
+mod coordinator;
 mod counters;
 mod crossshard;
 mod defects;
@@ -129,6 +132,7 @@ mod grants;
 mod held;
 mod holds;
 mod invariants;
+mod links;
 mod lookup;
 mod name_operations;
 mod names;
@@ -138,6 +142,7 @@ mod operations;
 mod peer;
 mod read;
 mod record;
+mod recovery;
 mod rename;
 mod replay;
 mod reply;
@@ -145,6 +150,7 @@ mod sessions;
 mod space;
 mod staging;
 mod targets;
+mod transactions;
 mod waiting;
 mod write;
 mod zone;
@@ -196,6 +202,8 @@ pub struct Core {
     zones: ZoneTable,
     /// Reactor 0 only: serialises moves of directories.
     rename_lock: RenameLock,
+    transactions: Transactions,
+    recovery: Recovery,
     waiting: Waiting,
     /// Messages to this core itself.
     local: VecDeque<PeerMessage>,
@@ -248,6 +256,8 @@ impl Core {
             space: SpaceMap::new(),
             zones: ZoneTable::default(),
             rename_lock: RenameLock::default(),
+            transactions: Transactions::default(),
+            recovery: Recovery::default(),
             waiting: Waiting::default(),
             local: VecDeque::new(),
             clock: 0,

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod check;
+mod crash;
 mod format;
+mod links;
 mod random;
 mod requests;
 mod room;
