@@ -18,6 +18,8 @@ pub const REQUEST_BYTES_MAX: u32 = 4 << 20;
 pub const PARTS_MAX: usize = 256;
 /// Virtual shards of a file system, fixed when it is formatted.
 pub const SHARDS: usize = 64;
+/// Most names of one file.
+pub const LINKS_MAX: u32 = 65_000;
 /// Most metadata-server reactors.
 pub const REACTORS_MAX: usize = 64;
 /// Most data servers that one file's blocks may lie on.

@@ -226,11 +226,14 @@ pub mod name_operation {
     pub const UNLINK: u16 = 4;
     /// Removes an empty directory.
     pub const RMDIR: u16 = 5;
-    /// Moves `parent`/`name` to `to_parent`/`to_name`.
+    /// Moves `parent`/`name` to `to_parent`/`to_name`, or with [`super::name_flags::EXCHANGE`] lets
+    /// the two names change places.
     pub const RENAME: u16 = 6;
     /// Reads a directory's entries after `name` (from the first if it is empty), in byte order.
     /// Answered by [`DirectoryReply`].
     pub const READDIR: u16 = 7;
+    /// Gives the inode `to_parent`, which is no directory, the further name `parent`/`name`.
+    pub const LINK: u16 = 8;
 }
 
 /// Flags of a [`NameRequest`].
@@ -239,8 +242,10 @@ pub mod name_flags {
     pub const EXCLUSIVE: u32 = 1;
     /// RENAME fails with `EXISTS` if the new name is taken.
     pub const NO_REPLACE: u32 = 2;
+    /// RENAME: both names exist and change places. Not together with [`NO_REPLACE`].
+    pub const EXCHANGE: u32 = 4;
     /// Flags that this build knows.
-    pub const KNOWN: u32 = 3;
+    pub const KNOWN: u32 = 7;
 }
 
 message! {
@@ -251,7 +256,7 @@ message! {
         header: RequestHeader,
         /// The directory.
         parent: Handle,
-        /// The directory that RENAME moves into.
+        /// The directory that RENAME moves into; the inode that LINK names.
         to_parent: Handle,
         /// See [`name_operation`].
         operation: U16,

@@ -51,6 +51,8 @@ statuses! {
     FILE_TOO_LARGE = 27, "file too large";
     /// No space is left on the data servers that the file may use.
     NO_SPACE = 28, "no space left on device";
+    /// The file has as many names as it can have.
+    TOO_MANY_LINKS = 31, "too many links";
     /// A name is longer than 255 bytes or a path longer than 4096.
     NAME_TOO_LONG = 36, "file name too long";
     /// The directory is not empty.

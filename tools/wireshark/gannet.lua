@@ -229,8 +229,8 @@ local status_names = {
     [5] = "input/output error", [11] = "resource temporarily unavailable", [12] = "out of memory",
     [13] = "permission denied", [16] = "device or resource busy", [17] = "file exists",
     [20] = "not a directory", [21] = "is a directory", [22] = "invalid argument",
-    [27] = "file too large", [28] = "no space left on device", [36] = "file name too long",
-    [39] = "directory not empty", [95] = "operation not supported", [110] = "timed out",
+    [27] = "file too large", [28] = "no space left on device", [31] = "too many links",
+    [36] = "file name too long", [39] = "directory not empty", [95] = "operation not supported", [110] = "timed out",
     [116] = "stale file handle", [125] = "operation cancelled",
     [0x1000] = "WRONG_SHARD: the shard is served elsewhere",
     [0x1001] = "STALE_SET: the set of data servers has changed",
@@ -253,8 +253,9 @@ local status_names = {
 }
 local status = u32({ values = status_names, is_status = true })
 local name_operations = {
-    "LOOKUP", "CREATE", "MKDIR", "UNLINK", "RMDIR", "RENAME", "READDIR",
+    "LOOKUP", "CREATE", "MKDIR", "UNLINK", "RMDIR", "RENAME", "READDIR", "LINK",
 }
+local name_flags = { { 1, "EXCLUSIVE" }, { 2, "NO_REPLACE" }, { 4, "EXCHANGE" } }
 local inode_operations = { "STAT", "OPEN", "FSYNC" }
 local grant_operations = { "READ", "WRITE", "ZERO" }
 local yes_no = { [0] = "no", [1] = "yes" }
@@ -537,7 +538,7 @@ message(0x20, "NameRequest", {
     { "name_bytes", u16(length_bytes) },
     { "to_name_bytes", u16(length_bytes) },
     { "identity", u16() },
-    { "flags", u32({ base = base.HEX, flags = { { 1, "EXCLUSIVE" }, { 2, "NO_REPLACE" } } }) },
+    { "flags", u32({ base = base.HEX, flags = name_flags }) },
     { "mode", u32({ note = octal }) },
     { "uid", u32() },
     { "gid", u32() },

@@ -315,6 +315,28 @@ impl<F: Fabric> Session<F> {
         self.entry(operation).map(|_moved| ())
     }
 
+    /// Lets two names change places; both exist, and are of files or directories alike.
+    ///
+    /// # Errors
+    /// As [`Session::resolve`], and as `renameat2(2)` with `RENAME_EXCHANGE`.
+    pub fn rename_exchange(&mut self, one: &str, other: &str) -> Result<(), RequestError> {
+        let (parent, name) = self.parent(one)?;
+        let (to_parent, to_name) = self.parent(other)?;
+        let (name, to_name) = (name.to_vec(), to_name.to_vec());
+        let operation = Operation::Exchange { parent, name, to_parent, to_name };
+        self.entry(operation).map(|_exchanged| ())
+    }
+
+    /// Gives a file a further name. Its attributes, as they are then.
+    ///
+    /// # Errors
+    /// `EXISTS`, `NOT_PERMITTED` for a directory, `TOO_MANY_LINKS`, or as [`Session::resolve`].
+    pub fn link(&mut self, existing: &str, new: &str) -> Result<Attributes, RequestError> {
+        let file = self.resolve(existing)?.handle;
+        let (parent, name) = self.parent(new)?;
+        self.entry(Operation::Link { file, parent, name: name.to_vec() })
+    }
+
     /// Changes attributes.
     ///
     /// # Errors

@@ -123,6 +123,26 @@ pub enum Operation {
         /// Fail if the new name is taken, rather than replace it.
         no_replace: bool,
     },
+    /// Lets two names, which both exist, change places.
+    Exchange {
+        /// The directory of the one.
+        parent: Handle,
+        /// Its name.
+        name: Vec<u8>,
+        /// The directory of the other.
+        to_parent: Handle,
+        /// Its name.
+        to_name: Vec<u8>,
+    },
+    /// Gives a file a further name.
+    Link {
+        /// The file.
+        file: Handle,
+        /// The directory for the name.
+        parent: Handle,
+        /// The name, which is free.
+        name: Vec<u8>,
+    },
     /// Lists a directory in byte order of the names.
     Readdir {
         /// The directory.
@@ -305,6 +325,8 @@ impl Operation {
             Operation::Unlink { .. } => "unlink",
             Operation::Rmdir { .. } => "rmdir",
             Operation::Rename { .. } => "rename",
+            Operation::Exchange { .. } => "exchange",
+            Operation::Link { .. } => "link",
             Operation::Readdir { .. } => "readdir",
             Operation::Stat { .. } => "stat",
             Operation::Open { .. } => "open",
@@ -331,6 +353,8 @@ impl Operation {
             | Operation::Unlink { .. }
             | Operation::Rmdir { .. }
             | Operation::Rename { .. }
+            | Operation::Exchange { .. }
+            | Operation::Link { .. }
             | Operation::SetAttributes { .. }
             | Operation::Write { .. } => Class::Change,
         }
@@ -344,7 +368,9 @@ impl Operation {
             | Operation::Mkdir { parent, .. }
             | Operation::Unlink { parent, .. }
             | Operation::Rmdir { parent, .. }
-            | Operation::Rename { parent, .. } => Some(*parent),
+            | Operation::Rename { parent, .. }
+            | Operation::Exchange { parent, .. }
+            | Operation::Link { parent, .. } => Some(*parent),
             Operation::Readdir { directory, .. } => Some(*directory),
             Operation::Stat { handle } | Operation::SetAttributes { handle, .. } => Some(*handle),
             Operation::Open { file }
@@ -388,7 +414,9 @@ impl Operation {
             | Operation::Mkdir { name, .. }
             | Operation::Unlink { name, .. }
             | Operation::Rmdir { name, .. }
-            | Operation::Rename { name, .. } => Some(Box::from(name.as_slice())),
+            | Operation::Rename { name, .. }
+            | Operation::Exchange { name, .. }
+            | Operation::Link { name, .. } => Some(Box::from(name.as_slice())),
             _ => None,
         };
         let offset = match self {
@@ -417,7 +445,14 @@ impl Operation {
             | Operation::Mkdir { name, .. }
             | Operation::Unlink { name, .. }
             | Operation::Rmdir { name, .. } => checked(name),
-            Operation::Rename { name, to_name, to_parent, .. } => {
+            Operation::Link { file, name, .. } => {
+                if file.inode().shard().is_none() {
+                    return Err(ErrorKind::Status(Status::STALE_HANDLE));
+                }
+                checked(name)
+            }
+            Operation::Rename { name, to_name, to_parent, .. }
+            | Operation::Exchange { name, to_name, to_parent, .. } => {
                 if to_parent.inode().shard().is_none() {
                     return Err(ErrorKind::Status(Status::STALE_HANDLE));
                 }

@@ -61,7 +61,6 @@ fn check(node: &Node, asker: &Identity, wanted: u32) -> Result<(), Status> {
 
 /// A question to another shard, and the bit that says that it was answered well.
 struct Question {
-    inode: Inode,
     step: Step,
     bit: u8,
 }
@@ -130,7 +129,7 @@ impl Core {
             && let Some(inode) = self.check_owner_of(parent, names.name, asker)?
         {
             let step = Step::CheckOwner { inode, uid: asker.uid };
-            return Ok(Some(Question { inode, step, bit: passed::SOURCE }));
+            return Ok(Some(Question { step, bit: passed::SOURCE }));
         }
         if !renames {
             return Ok(None);
@@ -141,7 +140,7 @@ impl Core {
             if !self.is_local(entry.inode) {
                 let (inode, identity) = (entry.inode, *asker);
                 let step = Step::CheckAccess { inode, wanted: WRITE, identity };
-                return Ok(Some(Question { inode, step, bit: passed::MOVED }));
+                return Ok(Some(Question { step, bit: passed::MOVED }));
             }
             self.check_access(entry.inode, WRITE, asker)?;
         }
@@ -153,12 +152,12 @@ impl Core {
             let owner = self.check_entering(to_parent, names.to_name, replaces, asker)?;
             return Ok(owner.map(|inode| {
                 let step = Step::CheckOwner { inode, uid: asker.uid };
-                Question { inode, step, bit: passed::DESTINATION }
+                Question { step, bit: passed::DESTINATION }
             }));
         }
         let (name, identity) = (names.to_name.into(), *asker);
         let step = Step::CheckEntering { directory: to_parent, name, replaces, identity };
-        Ok(Some(Question { inode: to_parent, step, bit: passed::DESTINATION }))
+        Ok(Some(Question { step, bit: passed::DESTINATION }))
     }
 
     /// Checks that an entry may be moved into a directory of this reactor, over what is there.
@@ -230,9 +229,7 @@ impl Core {
         if let Some(operation) = self.operations.find_mut(id) {
             operation.asked = question.bit;
         }
-        if let Some(shard) = question.inode.shard() {
-            self.send_step(id, shard, question.step, sink);
-        }
+        self.send_step(id, question.step, sink);
     }
 
     /// Another shard has said whether a namespace request may go on.
@@ -258,7 +255,7 @@ impl Core {
                 };
                 let bit = self.operations.find(id).map_or(0, |operation| operation.asked);
                 let step = Step::CheckOwner { inode, uid };
-                self.ask(*context, operation, Question { inode, step, bit }, sink);
+                self.ask(*context, operation, Question { step, bit }, sink);
             }
             _ => {
                 kept.passed |= std::mem::take(&mut kept.asked);

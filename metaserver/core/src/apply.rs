@@ -21,23 +21,23 @@ use crate::space::{SpaceMap, Span, zone_blocks};
 use crate::{Core, Lsn, Sink};
 
 /// Takes the blocks that a change unmaps.
-struct Freed<'a> {
-    operations: &'a mut Operations,
-    space: &'a mut SpaceMap,
-    shard: ShardId,
+pub(crate) struct Freed<'a> {
+    pub(crate) operations: &'a mut Operations,
+    pub(crate) space: &'a mut SpaceMap,
+    pub(crate) shard: ShardId,
     /// Last member of the live list of the inode.
-    live: u32,
+    pub(crate) live: u32,
     /// Number of the commit.
-    commit: u64,
-    lsn: Lsn,
+    pub(crate) commit: u64,
+    pub(crate) lsn: Lsn,
     /// Free space is rebuilt when the log is replayed.
-    replaying: bool,
-    defects: Defects,
+    pub(crate) replaying: bool,
+    pub(crate) defects: Defects,
 }
 
 impl Freed<'_> {
     /// The one way by which blocks become free: when no operation may refer to them any more.
-    fn free(&mut self, extent: Extent) {
+    pub(crate) fn free(&mut self, extent: Extent) {
         if self.replaying {
             return;
         }
@@ -67,7 +67,7 @@ fn info(uuid: [u8; 16], generation: u32, blocks: u64) -> StoreInfo {
     }
 }
 
-fn contradiction<T>(what: &'static str, value: u64) -> Result<T, RecordError> {
+pub(crate) fn contradiction<T>(what: &'static str, value: u64) -> Result<T, RecordError> {
     Err(RecordError::Contradiction { what, value })
 }
 
@@ -146,12 +146,12 @@ impl Core {
                 }
                 let removed = self.take_entry(directory, name, time_ns, lsn);
                 if let Some(entry) = removed.filter(|_| drop_inode) {
-                    self.drop_node(entry.inode, lsn);
+                    self.drop_link(entry.inode, time_ns, lsn);
                 }
             }
             Change::NodeDropped { inode } => {
                 self.check_node(inode)?;
-                self.drop_node(inode, lsn);
+                self.release_node(inode, lsn);
             }
             Change::Renamed { directory, to_directory, drop_inode, name, to_name } => {
                 self.check_entry(directory, name, true)?;
@@ -185,6 +185,19 @@ impl Core {
                 self.apply_write(inode, size, extents, time_ns, lsn)?;
             }
             Change::SessionEnded { session } => self.sessions.remove(session),
+            Change::Prepared { coordinator, order, effects } => {
+                self.apply_prepared(origin, (coordinator, order), effects)?;
+            }
+            Change::Decided { participants, effects } => {
+                self.apply_decided(origin, participants, effects, lsn)?;
+            }
+            Change::Applied { coordinator } => {
+                self.apply_outcome(origin, coordinator, true, lsn)?;
+            }
+            Change::Aborted { coordinator } => {
+                self.apply_outcome(origin, coordinator, false, lsn)?;
+            }
+            Change::Forgotten => self.apply_forgotten(origin)?,
             Change::TargetAdded { .. }
             | Change::StoreAdded { .. }
             | Change::StoreChanged { .. }
@@ -194,25 +207,25 @@ impl Core {
         Ok(())
     }
 
-    fn check_new_node(&self, inode: Inode) -> Result<(), RecordError> {
+    pub(crate) fn check_new_node(&self, inode: Inode) -> Result<(), RecordError> {
         if !self.is_local(inode) || self.nodes.contains_key(&inode) {
             return contradiction("a new inode", inode.0);
         }
         Ok(())
     }
 
-    fn check_node(&self, inode: Inode) -> Result<(), RecordError> {
+    pub(crate) fn check_node(&self, inode: Inode) -> Result<(), RecordError> {
         if self.nodes.contains_key(&inode) { Ok(()) } else { contradiction("inode", inode.0) }
     }
 
-    fn check_directory(&self, inode: Inode) -> Result<(), RecordError> {
+    pub(crate) fn check_directory(&self, inode: Inode) -> Result<(), RecordError> {
         match self.nodes.get(&inode) {
             Some(node) if node.directory().is_some() => Ok(()),
             _ => contradiction("directory", inode.0),
         }
     }
 
-    fn check_entry(
+    pub(crate) fn check_entry(
         &self,
         directory: Inode,
         name: &[u8],
@@ -232,7 +245,7 @@ impl Core {
         self.nodes.get(&directory)?.directory()?.entries.get(name)
     }
 
-    fn add_node(&mut self, node: Node) {
+    pub(crate) fn add_node(&mut self, node: Node) {
         let inode = node.inode;
         if let Some(shard) = inode.shard() {
             let state = &mut self.shards[usize::from(shard.0)];
@@ -241,7 +254,14 @@ impl Core {
         self.nodes.insert(inode, Box::new(node));
     }
 
-    fn put_entry(&mut self, directory: Inode, name: &[u8], entry: Entry, time_ns: i64, lsn: Lsn) {
+    pub(crate) fn put_entry(
+        &mut self,
+        directory: Inode,
+        name: &[u8],
+        entry: Entry,
+        time_ns: i64,
+        lsn: Lsn,
+    ) {
         let Some(node) = self.nodes.get_mut(&directory) else { return };
         let mut links = node.links;
         if let Content::Directory(directory) = &mut node.content {
@@ -250,10 +270,10 @@ impl Core {
             links -= u32::from(replaced.is_some_and(|old| old.file_type == file_type::DIRECTORY));
         }
         node.links = links;
-        (node.mtime_ns, node.ctime_ns, node.lsn) = (time_ns, time_ns, lsn);
+        node.changed(time_ns, lsn);
     }
 
-    fn take_entry(
+    pub(crate) fn take_entry(
         &mut self,
         directory: Inode,
         name: &[u8],
@@ -263,7 +283,7 @@ impl Core {
         let node = self.nodes.get_mut(&directory)?;
         let entry = node.directory_mut()?.entries.remove(name)?;
         node.links -= u32::from(entry.file_type == file_type::DIRECTORY);
-        (node.mtime_ns, node.ctime_ns, node.lsn) = (time_ns, time_ns, lsn);
+        node.changed(time_ns, lsn);
         Some(entry)
     }
 
@@ -279,38 +299,22 @@ impl Core {
         let Some(entry) = self.take_entry(directory, name, time_ns, lsn) else { return };
         self.put_entry(to_directory, to_name, entry, time_ns, lsn);
         if let Some(replaced) = replaced.filter(|_| drop_inode) {
-            self.drop_node(replaced.inode, lsn);
+            self.drop_link(replaced.inode, time_ns, lsn);
+        }
+        if entry.inode.shard() == directory.shard() {
+            self.touch(entry.inode, time_ns, lsn);
         }
         if entry.file_type == file_type::DIRECTORY && directory != to_directory {
             self.set_parent(entry.inode, to_directory, time_ns, lsn);
         }
     }
 
-    fn set_parent(&mut self, inode: Inode, parent: Inode, time_ns: i64, lsn: Lsn) {
+    pub(crate) fn set_parent(&mut self, inode: Inode, parent: Inode, time_ns: i64, lsn: Lsn) {
         if let Some(node) = self.nodes.get_mut(&inode)
             && let Some(directory) = node.directory_mut()
         {
             directory.parent = parent;
-            (node.ctime_ns, node.lsn) = (time_ns, lsn);
-        }
-    }
-
-    fn drop_node(&mut self, inode: Inode, lsn: Lsn) {
-        let (Some(node), Some(shard)) = (self.nodes.remove(&inode), inode.shard()) else { return };
-        self.shards[usize::from(shard.0)].removed = lsn;
-        self.clock += 1;
-        if let Some(file) = node.file() {
-            let mut freed = Freed {
-                operations: &mut self.operations,
-                space: &mut self.space,
-                shard,
-                live: file.live,
-                commit: self.clock,
-                lsn,
-                replaying: self.replaying,
-                defects: self.defects,
-            };
-            file.extents.iter().for_each(|extent| freed.free(extent));
+            (node.ctime_ns, node.lsn) = (node.ctime_ns.max(time_ns), lsn);
         }
     }
 

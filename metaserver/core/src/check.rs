@@ -6,23 +6,11 @@
 //! it finds, and takes memory in proportion to the metadata: a few words for each inode, entry and
 //! extent, none for a block.
 //!
-//! What an operation over two shards leaves behind when a crash interrupts it is told from damage
-//! where the state allows it ([`Severity::Unfinished`]). The shard that holds an inode and the one
-//! that holds its entry have records of their own, and a crash may come
-//!
-//! * between making a directory and its entry: an empty directory without a name, whose parent lies
-//!   on another shard;
-//! * between removing a directory and its entry, or when of two names of a file that a rename left
-//!   for a moment the new one was unlinked: an entry whose inode is gone;
-//! * between removing or replacing an entry and removing its file: a file without a name;
-//! * between the new and the old entry of a rename: several entries for one inode, which do not all
-//!   lie on its shard;
-//! * between a rename of a directory and its new parent: a directory that says that another one than
-//!   the one that names it is its parent, not all on one shard;
-//! * before reactor 0 could record a new generation of a store that another reactor wrote to.
-//!
-//! Where one record does it all this is an error, and so is everything while only one shard has
-//! inodes.
+//! What a crash leaves of an operation over several shards that was under way is told apart from
+//! damage ([`Severity::Unfinished`]): a shard has prepared its part and does not know the decision,
+//! which the next start brings to its end, wholly or not at all. The state is checked as it is after
+//! that. The same for a new generation of a store that another reactor wrote to before reactor 0
+//! could record it.
 
 mod files;
 mod findings;
@@ -97,9 +85,26 @@ pub fn check_replayed(cores: &mut [Core], findings: &mut Findings) -> Summary {
             "there are files or directories, but no root directory".to_owned()
         });
     }
+    report_undecided(cores, findings);
     finish_all(cores);
     let cores: Vec<&Core> = cores.iter().collect();
     View::new(&cores).check(findings)
+}
+
+/// Tells what shards have prepared and do not know the decision of.
+fn report_undecided(cores: &[Core], findings: &mut Findings) {
+    for core in cores {
+        for part in core.transactions.prepared() {
+            let (id, shard) = part;
+            let commits = cores.iter().any(|other| other.transactions.is_decided(part));
+            let place = Place { shard: Some(shard), ..Place::reactor(core.config.reactor) };
+            findings.add(Severity::Unfinished, FindingKind::Undecided, place, || {
+                let (coordinator, number) = (id.coordinator, id.number);
+                let end = if commits { "takes effect" } else { "is undone" };
+                format!("operation {number} of shard {coordinator} {end} at the next start")
+            });
+        }
+    }
 }
 
 /// Takes what a start would let out: messages between the cores, and nothing else.
@@ -150,8 +155,6 @@ pub(crate) struct View<'a> {
     whole: bool,
     /// No operation over several shards is under way.
     quiet: bool,
-    /// More than one shard has given out numbers: operations may have been over several.
-    several_shards: bool,
 }
 
 impl<'a> View<'a> {
@@ -166,23 +169,15 @@ impl<'a> View<'a> {
             }
         }
         let reactors = cores.first().map_or(0, |core| usize::from(core.config.reactors));
-        let quiet = cores.iter().all(|core| core.operations.live() == 0 && core.held.is_empty());
-        let shards = cores.iter().flat_map(|core| &core.shards);
-        let several_shards = shards.filter(|shard| shard.last_number > 0).nth(1).is_some();
-        View { cores, places, whole: cores.len() == reactors, quiet, several_shards }
+        let quiet = cores.iter().all(|core| {
+            core.operations.live() == 0 && core.held.is_empty() && !core.transactions.has_prepared()
+        });
+        View { cores, places, whole: cores.len() == reactors, quiet }
     }
 
     /// Whether every inode's names are known: all entries are here, and none is on its way.
     fn names_are_known(&self) -> bool {
         self.whole && self.quiet
-    }
-
-    /// How to judge what an interrupted operation over several shards may have left.
-    fn left(&self, by_an_operation: bool) -> Severity {
-        match by_an_operation && self.several_shards {
-            true => Severity::Unfinished,
-            false => Severity::Error,
-        }
     }
 
     /// The core that an inode belongs to, if it is one of these.

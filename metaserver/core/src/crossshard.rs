@@ -1,55 +1,65 @@
-//! Steps of operations over several shards, at the shard that is not the coordinator.
+//! Steps of operations over several shards, at the shards that take part.
 //!
-//! Every step that changes something is one record of this shard, tagged with the operation, and is
-//! answered when it is durable.
+//! A step is checked, then what it will do is prepared: by one record at a participant, in the
+//! operation's plan at the coordinator's own shard. Names and inodes that are concerned are held from
+//! then on until the operation has ended.
 
-use gannet_proto::operations::Attributes;
+use gannet_proto::operations::{Attributes, file_type};
 use gannet_proto::{Inode, ShardId, Status};
 
-use crate::directory::Entry;
-use crate::held::Waiter;
-use crate::peer::{Outcome, Step, StepRequest};
-use crate::record::{Change, Origin};
+use crate::held::{Holder, Waiter};
+use crate::names::Stop;
+use crate::namespace::{Node, StoreSet};
+use crate::operations::{OperationId, Request};
+use crate::peer::{EnterMode, Message, Outcome, PeerMessage, Step, StepRequest};
+use crate::record::{Action, Change, Effect, Effects};
 use crate::rename::Obstacle;
-use crate::{Core, Now, Sink};
+use crate::transactions::Part;
+use crate::{Core, Lsn, Now, Sink};
+
+impl Step {
+    /// The shard that does it.
+    pub(crate) fn shard(&self) -> ShardId {
+        let inode = match self {
+            Step::MakeDirectory { shard, .. } => return *shard,
+            Step::LockRenames | Step::UnlockRenames => return ShardId(0),
+            Step::RemoveDirectory { inode }
+            | Step::Link { inode }
+            | Step::Unlink { inode }
+            | Step::SetParent { inode, .. }
+            | Step::Touch { inode }
+            | Step::Enter { directory: inode, .. }
+            | Step::AwaitName { directory: inode, .. }
+            | Step::CheckEntering { directory: inode, .. }
+            | Step::CheckAccess { inode, .. }
+            | Step::CheckOwner { inode, .. }
+            | Step::Ancestry { from: inode, .. } => *inode,
+        };
+        // Handles and records with another one are refused where they come in.
+        inode.shard().unwrap_or(ShardId(0))
+    }
+
+    /// Whether it prepares something.
+    pub(crate) fn prepares(&self) -> bool {
+        !matches!(
+            self,
+            Step::AwaitName { .. }
+                | Step::Ancestry { .. }
+                | Step::CheckEntering { .. }
+                | Step::CheckAccess { .. }
+                | Step::CheckOwner { .. }
+                | Step::LockRenames
+                | Step::UnlockRenames
+        )
+    }
+}
 
 impl Core {
     /// Does a step, and answers it unless it has to wait.
     pub(crate) fn perform(&mut self, now: Now, request: StepRequest, sink: &mut impl Sink) {
         let coordinator = (request.reactor, request.token);
-        let origin =
-            |core: &Core, inode: Inode| core.origin_of_core_with(now, inode.shard(), request.order);
         let outcome = match &request.step {
-            Step::MakeDirectory { shard, parent, mode, uid, gid } => {
-                let inode = self.new_inode(*shard);
-                let (parent, mode, uid, gid) = (*parent, *mode, *uid, *gid);
-                let change = Change::DirectoryMade { parent, inode, mode, uid, gid };
-                self.commit(&origin(self, inode), &change, sink);
-                let node = self.nodes.get(&inode);
-                Outcome::Made(node.map_or_else(Attributes::default, |node| node.attributes()))
-            }
-            Step::RemoveDirectory { inode } => {
-                self.remove_directory(&origin(self, *inode), *inode, sink)
-            }
-            Step::DropLink { inode } => {
-                if self.nodes.contains_key(inode) {
-                    let dropped = Change::NodeDropped { inode: *inode };
-                    self.commit(&origin(self, *inode), &dropped, sink);
-                }
-                Outcome::Done
-            }
-            Step::SetParent { inode, parent } => {
-                if self.nodes.get(inode).is_some_and(|node| node.directory().is_some()) {
-                    let moved = Change::ParentSet { inode: *inode, parent: *parent };
-                    self.commit(&origin(self, *inode), &moved, sink);
-                }
-                Outcome::Done
-            }
             Step::Ancestry { from, sought } => self.ancestry(*from, *sought),
-            Step::Link { .. } => match self.enter(now, &request, sink) {
-                Some(outcome) => outcome,
-                None => return,
-            },
             Step::CheckEntering { directory, name, replaces, identity } => {
                 match self.check_entering(*directory, name, *replaces, identity) {
                     Ok(None) => Outcome::Done,
@@ -61,10 +71,6 @@ impl Core {
             Step::CheckAccess { inode, wanted, identity } => {
                 checked(self.check_access(*inode, *wanted, identity))
             }
-            Step::Release { directory, name } => {
-                let holder = (request.order, request.reactor);
-                return self.let_go_of(*directory, name, holder);
-            }
             Step::AwaitName { directory, name } => {
                 let held = self.held.holder(*directory, name).is_some();
                 let waiter = || Waiter::Step(request.clone());
@@ -75,21 +81,160 @@ impl Core {
             }
             Step::LockRenames => return self.lock_renames(&request, sink),
             Step::UnlockRenames => return self.unlock_renames(sink),
+            _ => match self.prepare(now, &request, sink) {
+                Ok(outcome) => outcome,
+                Err(Stop::Status(status)) => Outcome::Failed(status),
+                Err(Stop::Held(directory, name)) => {
+                    // The older one waits, the younger one lets go of everything and begins again.
+                    let mine = (request.order, request.reactor);
+                    let is_older = self.held.holder(directory, &name).is_some_and(|h| mine < h);
+                    if !is_older {
+                        Outcome::Held(directory, name)
+                    } else if self.held.wait(directory, &name, Waiter::Step(request.clone())) {
+                        return;
+                    } else {
+                        Outcome::Failed(Status::AGAIN)
+                    }
+                }
+            },
         };
         self.answer_step(coordinator, outcome, sink);
     }
 
-    fn remove_directory(&mut self, origin: &Origin, inode: Inode, sink: &mut impl Sink) -> Outcome {
-        let Some(node) = self.nodes.get(&inode) else {
-            return Outcome::Failed(Status::STALE_HANDLE);
-        };
-        match node.directory() {
-            Some(directory) if directory.entries.is_empty() => {
-                self.commit(origin, &Change::NodeDropped { inode }, sink);
-                Outcome::Done
+    /// Checks a step and prepares what it will do.
+    fn prepare(
+        &mut self,
+        now: Now,
+        request: &StepRequest,
+        sink: &mut impl Sink,
+    ) -> Result<Outcome, Stop> {
+        let (shard, mine) = (request.step.shard(), (request.order, request.reactor));
+        let effect = |inode, action| Effect { inode, time_ns: now.wall_ns as i64, action };
+        let (effect, outcome) = match &request.step {
+            Step::MakeDirectory { parent, mode, uid, gid, .. } => {
+                let inode = self.new_inode(shard);
+                let (parent, mode, uid, gid) = (*parent, *mode, *uid, *gid);
+                let made = effect(inode, Action::Make { parent, mode, uid, gid });
+                let (owner, set) = ((mode, uid, gid), StoreSet::default());
+                let node = Node::new(inode, parent, owner, set, made.time_ns, Lsn(0));
+                (Some(made), Outcome::Attributes(node.attributes()))
             }
-            Some(_) => Outcome::Failed(Status::NOT_EMPTY),
-            None => Outcome::Failed(Status::NOT_DIRECTORY),
+            Step::RemoveDirectory { inode } => {
+                let is_there = self.check_removable(*inode, Some(mine))?;
+                (is_there.then(|| effect(*inode, Action::Drop)), Outcome::Done)
+            }
+            Step::Link { inode } => {
+                self.check_free(*inode, b"", Some(mine))?;
+                let found = self.check_link(*inode)?;
+                let linked = effect(*inode, Action::Link);
+                let ctime_ns = found.ctime_ns.get().max(linked.time_ns).into();
+                let links = (found.links.get() + 1).into();
+                let attributes = Attributes { links, ctime_ns, ..found };
+                (Some(linked), Outcome::Attributes(attributes))
+            }
+            Step::Unlink { inode } => {
+                self.check_free(*inode, b"", Some(mine))?;
+                let node = self.nodes.get(inode);
+                if node.is_some_and(|node| node.directory().is_some()) {
+                    return Err(Stop::Status(Status::IS_DIRECTORY));
+                }
+                (node.map(|_| effect(*inode, Action::Unlink)), Outcome::Done)
+            }
+            Step::Enter { directory, name, entry, mode } => {
+                self.check_parent(*directory)?;
+                self.check_free(*directory, b"", Some(mine))?;
+                self.check_free(*directory, name, Some(mine))?;
+                let no_replace = *mode == EnterMode::NoReplace;
+                let replaced = match (mode, self.entry(*directory, name)) {
+                    (EnterMode::Exchange, None) => return Err(Status::NOT_FOUND.into()),
+                    (EnterMode::Exchange, Some(old)) if old.inode == entry.inode => {
+                        return Ok(Outcome::Same);
+                    }
+                    (EnterMode::Exchange, old) => old,
+                    _ => match self.obstacle((*directory, name), *entry, no_replace)? {
+                        Obstacle::Same => return Ok(Outcome::Same),
+                        Obstacle::Free { replaced } => replaced,
+                        Obstacle::Directory(old) => Some(old),
+                    },
+                };
+                let (inode, file_type) = (entry.inode, entry.file_type);
+                let entered = Action::Enter { entry: inode, file_type, name };
+                (Some(effect(*directory, entered)), Outcome::Entered { replaced })
+            }
+            Step::SetParent { inode, parent } => {
+                self.check_free(*inode, b"", Some(mine))?;
+                let node = self.nodes.get(inode).filter(|node| node.directory().is_some());
+                let moved = Action::Reparent { parent: *parent };
+                (node.map(|_| effect(*inode, moved)), Outcome::Done)
+            }
+            Step::Touch { inode } => {
+                self.check_free(*inode, b"", Some(mine))?;
+                let node = self.nodes.get(inode);
+                (node.map(|_| effect(*inode, Action::Touch)), Outcome::Done)
+            }
+            _ => return Err(Stop::Status(Status::IO)),
+        };
+        // What is gone needs no change: its entry leads to nothing.
+        if let Some(effect) = effect {
+            self.take_on(now, request, &effect, sink);
+        }
+        Ok(outcome)
+    }
+
+    /// Prepares an effect: in the plan of an operation of this shard, else by a record.
+    fn take_on(
+        &mut self,
+        now: Now,
+        request: &StepRequest,
+        effect: &Effect<'_>,
+        sink: &mut impl Sink,
+    ) {
+        let shard = request.step.shard();
+        if shard == request.id.coordinator {
+            let id = OperationId::from_token(request.token);
+            let holder = self.holder(id);
+            let Some(operation) = self.operations.find_mut(id) else { return };
+            let Request::Name(name) = &mut operation.request else { return };
+            name.plan.take_on(effect);
+            if let Some(name) = effect.held_name() {
+                self.held.hold(effect.inode, name, holder);
+            }
+            return;
+        }
+        let mut effects = Effects::default();
+        effects.push(effect);
+        let (coordinator, order) = (request.id.coordinator, request.order);
+        let origin = self.origin_of_core_with(now, Some(shard), request.id.number);
+        let change = Change::Prepared { coordinator, order, effects: effects.list() };
+        self.commit(&origin, &change, sink);
+    }
+
+    /// Whether nobody but `mine` has a name in hand.
+    pub(crate) fn check_free(
+        &self,
+        directory: Inode,
+        name: &[u8],
+        mine: Option<Holder>,
+    ) -> Result<(), Stop> {
+        match self.held.holder(directory, name) {
+            Some(holder) if Some(holder) != mine => Err(Stop::Held(directory, name.into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a directory of this reactor can be removed. `false`: it is gone.
+    ///
+    /// # Errors
+    /// `NOT_EMPTY`, `NOT_DIRECTORY`, or what is held of it.
+    pub(crate) fn check_removable(&self, inode: Inode, mine: Option<Holder>) -> Result<bool, Stop> {
+        let Some(node) = self.nodes.get(&inode) else { return Ok(false) };
+        let directory = node.directory().ok_or(Status::NOT_DIRECTORY)?;
+        if !directory.entries.is_empty() {
+            return Err(Stop::Status(Status::NOT_EMPTY));
+        }
+        match self.held_inside(inode, mine) {
+            Some(name) => Err(Stop::Held(inode, name)),
+            None => Ok(true),
         }
     }
 
@@ -116,43 +261,48 @@ impl Core {
         Outcome::Failed(Status::IO)
     }
 
-    /// `Link`: enters an inode into a directory of this reactor. `None`: it waits for the name.
-    fn enter(&mut self, now: Now, request: &StepRequest, sink: &mut impl Sink) -> Option<Outcome> {
-        let Step::Link { directory, name, inode, file_type, no_replace, removed } = &request.step
-        else {
-            return None;
-        };
-        let (directory, mine) = (*directory, (request.order, request.reactor));
-        if let Err(status) = self.check_parent(directory) {
-            self.let_go_of(directory, name, mine);
-            return Some(Outcome::Failed(status));
+    /// The decision on what was prepared here.
+    pub(crate) fn decision_came(
+        &mut self,
+        now: Now,
+        (from, token): (u16, u64),
+        part: Part,
+        commits: bool,
+        sink: &mut impl Sink,
+    ) {
+        self.apply_decision(now, part, commits, sink);
+        if !commits {
+            return;
         }
-        match self.held.holder(directory, name) {
-            // The older one waits, the younger one lets go and begins again.
-            Some(holder) if holder != mine && mine < holder => {
-                let waits = self.held.wait(directory, name, Waiter::Step(request.clone()));
-                return (!waits).then_some(Outcome::Failed(Status::AGAIN));
-            }
-            Some(holder) if holder != mine => return Some(Outcome::Held),
-            _ => {}
+        let applied = PeerMessage(Message::Applied { id: part.0, token });
+        if from == self.config.reactor {
+            self.local.push_back(applied);
+        } else {
+            // The decision is durable, so its effects may be seen.
+            sink.peer(from, Lsn(0), applied);
         }
-        let entry = Entry { inode: *inode, file_type: *file_type };
-        let replaced = match self.obstacle((directory, name), entry, *no_replace) {
-            _ if *removed => None,
-            Ok(Obstacle::Free { replaced }) => replaced.map(|old| old.inode),
-            Ok(Obstacle::Same) => return Some(Outcome::Same),
-            Ok(Obstacle::Directory(old)) => {
-                self.held.hold(directory, name, mine);
-                return Some(Outcome::Replace(old.inode));
-            }
-            Err(status) => return Some(Outcome::Failed(status)),
+        self.send(from, PeerMessage(Message::Confirmed { part }), sink);
+    }
+
+    /// What was prepared takes effect, or not. A step that found nothing to do prepared nothing.
+    pub(crate) fn apply_decision(
+        &mut self,
+        now: Now,
+        part: Part,
+        commits: bool,
+        sink: &mut impl Sink,
+    ) {
+        if !self.transactions.is_prepared(part) {
+            return;
+        }
+        let (id, shard) = part;
+        let coordinator = id.coordinator;
+        let origin = self.origin_of_core_with(now, Some(shard), id.number);
+        let change = match commits {
+            true => Change::Applied { coordinator },
+            false => Change::Aborted { coordinator },
         };
-        let shard: Option<ShardId> = directory.shard();
-        let origin = self.origin_of_core_with(now, shard, request.order);
-        let added = Change::EntryAdded { directory, inode: *inode, file_type: *file_type, name };
-        self.commit(&origin, &added, sink);
-        self.let_go_of(directory, name, mine);
-        Some(Outcome::Linked { replaced })
+        self.commit(&origin, &change, sink);
     }
 }
 
@@ -162,4 +312,9 @@ fn checked(result: Result<(), Status>) -> Outcome {
         Ok(()) => Outcome::Done,
         Err(status) => Outcome::Failed(status),
     }
+}
+
+/// Whether an entry leads to a directory.
+pub(crate) fn is_directory(entry: crate::directory::Entry) -> bool {
+    entry.file_type == file_type::DIRECTORY
 }

@@ -138,15 +138,15 @@ impl Core {
         }
         if self.replaying {
             self.told_zones = Some(zones.to_vec());
-        } else if !self.ready {
+        } else if !self.recovery.placed {
             self.place_extents(zones);
-            self.ready = true;
         }
     }
 
     /// Rebuilds free space: the zones of this reactor's shards, less what their files map. If
     /// files map blocks that are not their own, the first such conflict is kept.
     pub(crate) fn place_extents(&mut self, zones: &[(StoreId, u32, ShardId)]) {
+        self.recovery.placed = true;
         for (store, zone, shard) in zones {
             if self.is_ours(*shard) {
                 let blocks = self.targets.store(*store).map_or(0, |store| store.blocks);

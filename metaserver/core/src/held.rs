@@ -1,4 +1,7 @@
 //! Names that an operation over several shards has in hand, and who waits for them.
+//!
+//! The empty name of an inode stands for the inode itself: for a directory that is removed or gets
+//! another parent, and for a file whose links change.
 
 use std::collections::VecDeque;
 
@@ -46,8 +49,17 @@ impl HeldNames {
         held.iter().find(|held| *held.name == *name).map(|held| held.holder)
     }
 
-    /// Holds a name that is not held.
+    /// The names of a directory that are held, and by whom.
+    pub(crate) fn of(&self, directory: Inode) -> impl Iterator<Item = (&[u8], Holder)> {
+        let held = self.names.get(&directory).into_iter().flatten();
+        held.map(|held| (&*held.name, held.holder))
+    }
+
+    /// Holds a name that nobody else holds.
     pub(crate) fn hold(&mut self, directory: Inode, name: &[u8], holder: Holder) {
+        if self.holder(directory, name) == Some(holder) {
+            return;
+        }
         debug_assert!(self.holder(directory, name).is_none());
         let held = HeldName { name: name.into(), holder, waiting: VecDeque::new() };
         self.names.entry(directory).or_default().push(held);

@@ -38,10 +38,14 @@ impl Core {
         Ok(())
     }
 
-    /// Whether nothing is under way: no operation, no hold, no held name.
+    /// Whether nothing is under way: no operation, no hold, no held name, nothing prepared, and no
+    /// decision that somebody may ask for.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.operations.live() == 0 && self.holds.is_empty() && self.held.is_empty()
+        self.operations.live() == 0
+            && self.holds.is_empty()
+            && self.held.is_empty()
+            && self.transactions.is_empty()
     }
 
     /// The durable state as text in a fixed order. A replay of the log gives the same text.
@@ -81,6 +85,7 @@ impl Core {
                 }
             }
         }
+        self.transactions.dump(&mut text);
         let mut sessions: Vec<_> = self.sessions.iter().map(|(_, session)| session).collect();
         sessions.sort_unstable_by_key(|session| session.id);
         for session in sessions.into_iter().filter(|session| session.durable) {

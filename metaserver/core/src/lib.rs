@@ -22,10 +22,12 @@ use crate::holds::Holds;
 use crate::nodes::Nodes;
 use crate::operations::{OperationId, Operations};
 use crate::record::Change;
+use crate::recovery::Recovery;
 use crate::rename::RenameLock;
 use crate::sessions::Sessions;
 use crate::space::SpaceMap;
 use crate::targets::Targets;
+use crate::transactions::Transactions;
 use crate::waiting::Waiting;
 use crate::zones::ZoneTable;
 
@@ -121,6 +123,7 @@ mod attributes;
 mod buffer;
 pub mod check;
 mod conflict;
+mod coordinator;
 mod counters;
 mod crossshard;
 mod defects;
@@ -132,6 +135,7 @@ mod held;
 mod holds;
 mod identities;
 mod invariants;
+mod links;
 mod lookup;
 mod name_operations;
 mod names;
@@ -141,6 +145,7 @@ mod operations;
 mod peer;
 mod read;
 mod record;
+mod recovery;
 mod rename;
 mod replay;
 mod reply;
@@ -148,6 +153,7 @@ mod sessions;
 mod space;
 mod staging;
 mod targets;
+mod transactions;
 mod waiting;
 mod write;
 mod zone;
@@ -200,6 +206,8 @@ pub struct Core {
     zones: ZoneTable,
     /// Reactor 0 only: serialises moves of directories.
     rename_lock: RenameLock,
+    transactions: Transactions,
+    recovery: Recovery,
     waiting: Waiting,
     /// Messages to this core itself.
     local: VecDeque<PeerMessage>,
@@ -254,6 +262,8 @@ impl Core {
             space: SpaceMap::new(),
             zones: ZoneTable::default(),
             rename_lock: RenameLock::default(),
+            transactions: Transactions::default(),
+            recovery: Recovery::default(),
             waiting: Waiting::default(),
             local: VecDeque::new(),
             clock: 0,

@@ -76,7 +76,10 @@ impl Core {
             at.consumed = start + length;
             match component {
                 b"" | b"." => {}
-                b".." => at.inode = directory.parent,
+                b".." => {
+                    self.check_free(at.inode, b"", None)?;
+                    at.inode = directory.parent;
+                }
                 name if name.len() > NAME_BYTES_MAX => {
                     return Err(Stop::Status(Status::NAME_TOO_LONG));
                 }

@@ -1,16 +1,15 @@
 //! Namespace requests that had to wait: for a name, or for another shard.
 
-use gannet_proto::operations::{Attributes, NameRequest, Names, file_type};
-use gannet_proto::{Inode, ShardId, Status};
+use gannet_proto::operations::{NameRequest, Names};
+use gannet_proto::{Inode, Status};
 
-use crate::directory::Entry;
+use crate::coordinator::{Decision, Plan};
 use crate::held::{Holder, Waiter};
 use crate::names::kind_of;
 use crate::operations::{OperationId, Request, State};
-use crate::peer::{Message, Outcome, PeerMessage, Step, StepRequest};
+use crate::peer::{Message, PeerMessage};
 use crate::rename::RenameStage;
 use crate::reply::{Context, ReplyKind};
-use crate::sessions::KeptReply;
 use crate::{Core, Now, Sink};
 
 /// How far a namespace operation has come.
@@ -20,14 +19,18 @@ pub(crate) enum Stage {
     Start,
     /// Another shard checks what the host may do; nothing was done yet.
     Checking,
-    /// MKDIR: the other shard makes the directory.
+    /// It let go of everything for an older operation, and begins anew when a name is free.
+    Yielding,
+    /// MKDIR: the other shard prepares the directory.
     Making,
-    /// RMDIR: the other shard removes the directory.
+    /// LINK: the inode's shard prepares one more link.
+    Counting,
+    /// RMDIR, UNLINK: the inode's shard prepares its removal.
     Removing,
-    /// UNLINK: the entry is gone, the other shard drops the inode.
-    Dropping { kept: Option<KeptReply> },
     /// RENAME.
     Rename(RenameStage),
+    /// It takes effect: the participants apply it.
+    Decided(Decision),
 }
 
 /// A namespace request that had to wait.
@@ -37,6 +40,8 @@ pub(crate) struct NameOperation {
     pub name: Box<[u8]>,
     pub to_name: Box<[u8]>,
     pub stage: Stage,
+    /// What it is about to do, if several shards take part.
+    pub plan: Plan,
     /// RENAME: it has the lock that serialises moves of directories.
     pub locked: bool,
 }
@@ -59,6 +64,7 @@ pub(crate) fn name_operation_of(
         name: names.name.into(),
         to_name: names.to_name.into(),
         stage,
+        plan: Plan::default(),
         locked: false,
     }
 }
@@ -110,7 +116,7 @@ impl Core {
         operation: Box<NameOperation>,
         sink: &mut impl Sink,
     ) {
-        if let Stage::Rename(_) = operation.stage {
+        if operation.locked {
             return self.begin_rename(now, context, operation, sink);
         }
         let request = operation.request;
@@ -125,74 +131,13 @@ impl Core {
         (order, self.config.reactor)
     }
 
-    /// Sends a step of an operation to the shard of an inode.
-    pub(crate) fn send_step(
-        &mut self,
-        id: OperationId,
-        shard: ShardId,
-        step: Step,
-        sink: &mut impl Sink,
-    ) {
-        if let Some(operation) = self.operations.find_mut(id) {
-            operation.state = State::AwaitingPeer;
-            let (reactor, token, order) = (self.config.reactor, id.token(), operation.order);
-            let request = StepRequest { reactor, token, order, step };
-            self.send(self.reactor_of(shard), PeerMessage(Message::Step(request)), sink);
-        }
-    }
-
-    /// Another shard has done its step, or not.
-    pub(crate) fn step_done(
-        &mut self,
-        now: Now,
-        token: u64,
-        outcome: Outcome,
-        sink: &mut impl Sink,
-    ) {
-        let id = OperationId::from_token(token);
-        let Some((context, _)) = self.context_of(id) else { return };
-        let Some(operation) = self.operations.find_mut(id) else { return };
-        let Request::Name(mut name) = std::mem::take(&mut operation.request) else { return };
-        let parent = name.request.parent.inode();
-        match (&mut name.stage, outcome) {
-            (Stage::Checking, outcome) => self.access_checked(now, &context, name, &outcome, sink),
-            (Stage::Rename(_), outcome) => {
-                self.rename_step_done(now, context, name, outcome, sink);
-            }
-            (Stage::Making, Outcome::Made(attributes)) => {
-                let inode = attributes.handle.inode();
-                let file_type = file_type::DIRECTORY;
-                let entry = Entry { inode, file_type };
-                self.link_made(now, &context, (parent, &name.name), entry, attributes, sink);
-            }
-            (Stage::Removing, Outcome::Done | Outcome::Failed(Status::STALE_HANDLE)) => {
-                // An inode that is gone leaves an entry that leads to nothing: it goes too.
-                let (removed, after, kept) =
-                    self.remove_entry(now, &context, (parent, &name.name), false, sink);
-                self.let_go(id, parent, &name.name);
-                debug_assert!(removed);
-                self.answer_entry(&context, after, (Attributes::default(), 0), kept, sink);
-            }
-            (Stage::Making | Stage::Removing, Outcome::Failed(status)) => {
-                self.let_go(id, parent, &name.name);
-                self.answer_status(&context, ReplyKind::Entry, status, sink);
-            }
-            (Stage::Dropping { kept }, _) => {
-                let kept = kept.take();
-                let after = self.last_lsn;
-                self.answer_entry(&context, after, (Attributes::default(), 0), kept, sink);
-            }
-            (_, _) => self.answer_status(&context, ReplyKind::Entry, Status::IO, sink),
-        }
-    }
-
     /// Ends a waiting operation with an error.
     pub(crate) fn fail_name(&mut self, id: OperationId, status: Status, sink: &mut impl Sink) {
         let Some((context, _)) = self.context_of(id) else { return };
         let Some(operation) = self.operations.find_mut(id) else { return };
         match std::mem::take(&mut operation.request) {
-            Request::Name(name) if matches!(name.stage, Stage::Rename(_)) => {
-                self.end_rename(context, name, Err(status), sink);
+            Request::Name(name) if name.locked => {
+                self.end_plan(context, name, Err(status), sink);
             }
             Request::Name(name) => {
                 self.answer_status(&context, name.reply_kind(), status, sink);
@@ -201,13 +146,7 @@ impl Core {
         }
     }
 
-    /// Lets go of a name, and wakes who waits for it.
-    pub(crate) fn let_go(&mut self, id: OperationId, directory: Inode, name: &[u8]) {
-        let holder = self.holder(id);
-        self.let_go_of(directory, name, holder);
-    }
-
-    /// The same for a holder that may be of another reactor.
+    /// Lets go of a name if a holder has it, and wakes who waits for it.
     pub(crate) fn let_go_of(&mut self, directory: Inode, name: &[u8], holder: Holder) {
         for waiter in self.held.release(directory, name, holder) {
             match waiter {

@@ -1,9 +1,8 @@
 //! Namespace requests: CREATE, MKDIR, UNLINK, RMDIR, and how all of them are carried on.
 //!
 //! What lies on one shard is done at once, by one record. What needs another shard becomes an
-//! operation that holds its name and goes on with the other shard's answers; an inode is made
-//! before its entry, and removed after it, so that no name ever leads to nothing. RENAME, and
-//! LOOKUP with READDIR, have modules of their own.
+//! operation that holds its name and takes effect in all shards or in none (see
+//! [`crate::transactions`]). RENAME, LINK, and LOOKUP with READDIR, have modules of their own.
 
 use gannet_proto::limits::SHARDS;
 use gannet_proto::operations::{
@@ -11,14 +10,14 @@ use gannet_proto::operations::{
 };
 use gannet_proto::{Handle, Inode, ShardId, Status};
 
+use crate::coordinator::removal;
+use crate::crossshard::is_directory;
 use crate::directory::Entry;
 use crate::name_operations::{Stage, name_operation_of};
 use crate::namespace::only_handle;
-use crate::operations::Request;
 use crate::peer::Step;
 use crate::record::{Change, Reply, StoreList};
 use crate::reply::{Context, ReplyKind};
-use crate::sessions::KeptReply;
 use crate::{Core, Lsn, Now, SessionIndex, Sink};
 
 /// Which message answers a namespace request.
@@ -44,7 +43,7 @@ impl From<Status> for Stop {
 }
 
 /// The shard for a directory made in the root: spread by name, with no seed.
-fn shard_of_name(name: &[u8]) -> ShardId {
+pub(crate) fn shard_of_name(name: &[u8]) -> ShardId {
     let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -52,7 +51,7 @@ fn shard_of_name(name: &[u8]) -> ShardId {
 }
 
 impl Core {
-    /// LOOKUP, CREATE, MKDIR, UNLINK, RMDIR, RENAME, READDIR.
+    /// LOOKUP, CREATE, MKDIR, UNLINK, RMDIR, RENAME, READDIR, LINK.
     pub fn name_request(
         &mut self,
         now: Now,
@@ -100,6 +99,7 @@ impl Core {
             name_operation::RMDIR => self.rmdir(now, &context, parent, request, names, sink),
             name_operation::RENAME => self.rename(now, &context, parent, request, names, sink),
             name_operation::READDIR => self.readdir(&context, parent, request, names, sink),
+            name_operation::LINK => self.link(&context, parent, request, names, sink),
             _ => Err(Stop::Status(Status::NOT_SUPPORTED)),
         };
         if let Err(stop) = done {
@@ -133,14 +133,12 @@ impl Core {
         node.directory().map(|_| ()).ok_or(Status::NOT_DIRECTORY)
     }
 
-    /// A parent and a name that nobody holds.
-    fn check_place(&self, parent: Inode, name: &[u8]) -> Result<(), Stop> {
+    /// A parent that nobody removes, and a name that nobody holds.
+    pub(crate) fn check_place(&self, parent: Inode, name: &[u8]) -> Result<(), Stop> {
         check_name(name)?;
         self.check_parent(parent)?;
-        if self.held.holder(parent, name).is_some() {
-            return Err(Stop::Held(parent, name.into()));
-        }
-        Ok(())
+        self.check_free(parent, b"", None)?;
+        self.check_free(parent, name, None)
     }
 
     fn create(
@@ -175,7 +173,7 @@ impl Core {
         if request.flags.get() & name_flags::EXCLUSIVE != 0 {
             return Err(Stop::Status(Status::EXISTS));
         }
-        if entry.file_type == file_type::DIRECTORY {
+        if is_directory(entry) {
             return Err(Stop::Status(Status::IS_DIRECTORY));
         }
         let directory = self.nodes.get(&parent).map_or(Lsn(0), |node| node.lsn);
@@ -233,52 +231,25 @@ impl Core {
             return Ok(());
         }
         let operation = Box::new(name_operation_of(request, names, Stage::Making));
-        if let Some(id) = self.keep_name(*context, operation, sink) {
-            let holder = self.holder(id);
-            self.held.hold(parent, names.name, holder);
-            let (uid, gid) = (request.uid.get(), request.gid.get());
-            let step = Step::MakeDirectory { shard: place, parent, mode, uid, gid };
-            self.send_step(id, place, step, sink);
-        }
+        let (uid, gid) = (request.uid.get(), request.gid.get());
+        let step = Step::MakeDirectory { shard: place, parent, mode, uid, gid };
+        self.begin_plan(*context, operation, step, None, sink);
         Ok(())
     }
 
-    /// Enters a directory that another shard has made.
-    pub(crate) fn link_made(
-        &mut self,
-        now: Now,
-        context: &Context,
-        (parent, name): (Inode, &[u8]),
-        entry: Entry,
-        attributes: Attributes,
-        sink: &mut impl Sink,
-    ) {
-        let origin = self.origin(now, context, Reply::Attributes(attributes));
-        let Entry { inode, file_type } = entry;
-        let change = Change::EntryAdded { directory: parent, inode, file_type, name };
-        let (after, kept) = self.commit(&origin, &change, sink);
-        if let Some(id) = context.operation {
-            self.let_go(id, parent, name);
-        }
-        self.answer_entry(context, after, (attributes, 0), kept, sink);
-    }
-
-    /// Removes an entry, and its inode with it if `drop_inode`.
-    pub(crate) fn remove_entry(
+    /// Removes an entry, by one record, and a link of its inode with it if `drop_inode`.
+    fn remove_entry(
         &mut self,
         now: Now,
         context: &Context,
         (directory, name): (Inode, &[u8]),
         drop_inode: bool,
         sink: &mut impl Sink,
-    ) -> (bool, Lsn, Option<KeptReply>) {
-        if self.entry(directory, name).is_none() {
-            return (false, self.last_lsn, None);
-        }
+    ) {
         let origin = self.origin(now, context, Reply::Empty);
         let change = Change::EntryRemoved { directory, drop_inode, name };
         let (after, kept) = self.commit(&origin, &change, sink);
-        (true, after, kept)
+        self.answer_entry(context, after, (Attributes::default(), 0), kept, sink);
     }
 
     fn unlink(
@@ -292,30 +263,19 @@ impl Core {
     ) -> Result<(), Stop> {
         self.check_place(parent, names.name)?;
         let entry = self.entry(parent, names.name).ok_or(Status::NOT_FOUND)?;
-        if entry.file_type == file_type::DIRECTORY {
+        if is_directory(entry) {
             return Err(Stop::Status(Status::IS_DIRECTORY));
         }
-        let here = entry.inode.shard() == Some(context.shard());
-        let drop_inode = here && self.nodes.contains_key(&entry.inode);
-        if here {
-            let place = (parent, names.name);
-            let (_, after, kept) = self.remove_entry(now, context, place, drop_inode, sink);
-            self.answer_entry(context, after, (Attributes::default(), 0), kept, sink);
+        if entry.inode.shard() == Some(context.shard()) {
+            self.check_free(entry.inode, b"", None)?;
+            let is_there = self.nodes.contains_key(&entry.inode);
+            self.remove_entry(now, context, (parent, names.name), is_there, sink);
             return Ok(());
         }
-        let stage = Stage::Dropping { kept: None };
-        let operation = Box::new(name_operation_of(request, names, stage));
-        let Some(id) = self.keep_name(*context, operation, sink) else { return Ok(()) };
-        let context = Context { operation: Some(id), ..*context };
-        let (_, _, reply) = self.remove_entry(now, &context, (parent, names.name), false, sink);
-        if let Some(operation) = self.operations.find_mut(id)
-            && let Request::Name(name) = &mut operation.request
-        {
-            name.stage = Stage::Dropping { kept: reply };
-        }
-        if let Some(shard) = entry.inode.shard() {
-            self.send_step(id, shard, Step::DropLink { inode: entry.inode }, sink);
-        }
+        let operation = Box::new(name_operation_of(request, names, Stage::Removing));
+        let own = removal(now, parent, names.name);
+        let step = Step::Unlink { inode: entry.inode };
+        self.begin_plan(*context, operation, step, Some(own), sink);
         Ok(())
     }
 
@@ -330,34 +290,23 @@ impl Core {
     ) -> Result<(), Stop> {
         self.check_place(parent, names.name)?;
         let entry = self.entry(parent, names.name).ok_or(Status::NOT_FOUND)?;
-        if entry.file_type != file_type::DIRECTORY {
+        if !is_directory(entry) {
             return Err(Stop::Status(Status::NOT_DIRECTORY));
         }
         if entry.inode.shard() == Some(context.shard()) {
-            let node = self.nodes.get(&entry.inode);
-            let directory = node.and_then(|node| node.directory());
-            if directory.is_some_and(|directory| !directory.entries.is_empty()) {
-                return Err(Stop::Status(Status::NOT_EMPTY));
-            }
-            let drop_inode = directory.is_some();
-            let place = (parent, names.name);
-            let (_, after, kept) = self.remove_entry(now, context, place, drop_inode, sink);
-            self.answer_entry(context, after, (Attributes::default(), 0), kept, sink);
+            let is_there = self.check_removable(entry.inode, None)?;
+            self.remove_entry(now, context, (parent, names.name), is_there, sink);
             return Ok(());
         }
         let operation = Box::new(name_operation_of(request, names, Stage::Removing));
-        if let Some(id) = self.keep_name(*context, operation, sink) {
-            let holder = self.holder(id);
-            self.held.hold(parent, names.name, holder);
-            if let Some(shard) = entry.inode.shard() {
-                self.send_step(id, shard, Step::RemoveDirectory { inode: entry.inode }, sink);
-            }
-        }
+        let own = removal(now, parent, names.name);
+        let step = Step::RemoveDirectory { inode: entry.inode };
+        self.begin_plan(*context, operation, step, Some(own), sink);
         Ok(())
     }
 }
 
-/// The directory that a handle of another party names.
+/// The inode that a handle of another shard names.
 pub(crate) fn directory_of(handle: &Handle) -> Result<(Inode, ShardId), Status> {
     let inode = handle.inode();
     if handle.file_system.get() != 0 || handle.generation.get() != 0 {

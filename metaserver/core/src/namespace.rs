@@ -164,6 +164,13 @@ impl Node {
         }
     }
 
+    /// A directory's entries have changed. What was prepared before may take effect after what came
+    /// later: the time of the last change never goes back.
+    pub(crate) fn changed(&mut self, time_ns: i64, lsn: Lsn) {
+        let time_ns = time_ns.max(self.ctime_ns);
+        (self.mtime_ns, self.ctime_ns, self.lsn) = (time_ns, time_ns, lsn);
+    }
+
     /// The file, if it is one.
     pub(crate) fn file(&self) -> Option<&File> {
         match &self.content {

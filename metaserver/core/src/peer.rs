@@ -9,7 +9,9 @@ use gannet_proto::control::StoreInfo;
 use gannet_proto::operations::Attributes;
 use gannet_proto::{Inode, ShardId, Status, StoreId, TargetId};
 
+use crate::directory::Entry;
 use crate::identities::Identity;
+use crate::transactions::{Part, TransactionId};
 use crate::{Core, Now, Sink};
 
 /// A message between cores. Opaque to the shell, which carries it.
@@ -44,6 +46,18 @@ pub(crate) enum Message {
     Step(StepRequest),
     /// How a step went.
     Outcome { token: u64, outcome: Outcome },
+    /// The coordinator has decided: what the participant prepared takes effect, or not.
+    Decision { part: Part, commits: bool, token: u64 },
+    /// The participant has applied a decision in memory. That may be lost: the decision is not.
+    Applied { id: TransactionId, token: u64 },
+    /// The participant has applied a decision durably, and will not ask for it.
+    Confirmed { part: Part },
+    /// After a start, to every other reactor: which of its decisions the sender does not know.
+    Undecided { parts: Vec<Part> },
+    /// Those of them that take effect. The others do not.
+    Decisions { commits: Vec<Part> },
+    /// After a start, to every other reactor: the sender has applied all decisions durably.
+    Resolved,
 }
 
 /// A step of an operation over several shards.
@@ -53,35 +67,33 @@ pub(crate) struct StepRequest {
     pub reactor: u16,
     /// The operation there.
     pub token: u64,
-    /// Age of the operation, which also names it in records.
+    /// Age of the operation.
     pub order: u64,
+    /// The transaction for which the step prepares something.
+    pub id: TransactionId,
     pub step: Step,
 }
 
+/// What may be asked of a shard. Those that prepare something are answered when it is durable; the
+/// coordinator's own shard only takes what it will do into the operation's plan.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// Make a directory that has no entry yet.
+    /// Prepare: make a directory that has no entry yet.
     MakeDirectory { shard: ShardId, parent: Inode, mode: u32, uid: u32, gid: u32 },
-    /// Remove a directory if it is empty.
+    /// Prepare: remove a directory, which is empty.
     RemoveDirectory { inode: Inode },
-    /// Remove a file whose last entry is gone.
-    DropLink { inode: Inode },
-    /// Enter an inode into a directory, over what is there.
-    Link {
-        directory: Inode,
-        name: Box<[u8]>,
-        inode: Inode,
-        file_type: u32,
-        no_replace: bool,
-        /// The directory that was there is removed by now, and the name held for this.
-        removed: bool,
-    },
-    /// Let go of a name that a `Link` held.
-    Release { directory: Inode, name: Box<[u8]> },
+    /// Prepare: a file has one more name.
+    Link { inode: Inode },
+    /// Prepare: a file has one name less.
+    Unlink { inode: Inode },
+    /// Prepare: enter an inode into a directory, over what is there.
+    Enter { directory: Inode, name: Box<[u8]>, entry: Entry, mode: EnterMode },
+    /// Prepare: a directory has another parent.
+    SetParent { inode: Inode, parent: Inode },
+    /// Prepare: the name of an inode has changed.
+    Touch { inode: Inode },
     /// Answer when a name is not held.
     AwaitName { directory: Inode, name: Box<[u8]> },
-    /// Set the parent of a directory.
-    SetParent { inode: Inode, parent: Inode },
     /// Is `sought` the directory `from` or above it?
     Ancestry { from: Inode, sought: Inode },
     /// May this identity enter something here, over what is there? `Continue`: ask the owner of
@@ -97,22 +109,31 @@ pub(crate) enum Step {
     UnlockRenames,
 }
 
+/// What an entry may do to the one that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EnterMode {
+    /// Replace it, if the types fit.
+    Replace,
+    /// Nothing: the name has to be free.
+    NoReplace,
+    /// Take its place; it has to be there, and finds another.
+    Exchange,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Done,
     Failed(Status),
-    /// `MakeDirectory`.
-    Made(Attributes),
-    /// `Link`: done; a file that was there has to be dropped.
-    Linked {
-        replaced: Option<Inode>,
+    /// `MakeDirectory`, `Link`: how the inode will be.
+    Attributes(Attributes),
+    /// `Enter`: what was there.
+    Entered {
+        replaced: Option<Entry>,
     },
-    /// `Link`: the name names the inode already.
+    /// `Enter`: the name leads to the inode already.
     Same,
-    /// `Link`: an older operation holds the name.
-    Held,
-    /// `Link`: a directory is there and has to be removed first; the name is held.
-    Replace(Inode),
+    /// Another operation holds this name, and waits for nobody younger.
+    Held(Inode, Box<[u8]>),
     /// `Ancestry`: whether it is.
     Ancestor(bool),
     /// `Ancestry`: ask the shard of this directory.
@@ -136,6 +157,7 @@ impl Core {
         match message.0 {
             Message::Directory { targets, stores, zones } => {
                 self.learn_directory(&targets, &stores, &zones);
+                self.resolve_transactions(now, sink);
             }
             Message::TargetKnown { target, uuid } => {
                 self.targets.add(target, Some(uuid));
@@ -159,7 +181,14 @@ impl Core {
             }
             Message::Step(request) => self.perform(now, request, sink),
             Message::Outcome { token, outcome } => self.step_done(now, token, outcome, sink),
+            Message::Decision { part, commits, token } => {
+                self.decision_came(now, (from, token), part, commits, sink);
+            }
+            Message::Applied { id, token } => self.part_applied(token, id, sink),
+            Message::Confirmed { part } => self.part_confirmed(now, part, sink),
+            Message::Undecided { parts } => self.decisions_asked(from, parts, sink),
+            Message::Decisions { commits } => self.decisions_told(now, commits, sink),
+            Message::Resolved => self.reactor_resolved(now, sink),
         }
-        let _ = from;
     }
 }

@@ -8,6 +8,7 @@
 //! one and when it replays one.
 
 mod decode;
+mod effects;
 mod encode;
 mod layout;
 
@@ -18,6 +19,7 @@ use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub(crate) use decode::decode;
+pub(crate) use effects::{Action, EFFECTS_MAX, Effect, EffectList, Effects};
 pub(crate) use encode::{encode, push_extent};
 
 use crate::extents::Extent;
@@ -218,6 +220,37 @@ pub(crate) enum Change<'a> {
     ZoneReturned { store: StoreId, zone: u32 },
     /// A session and its kept replies are forgotten.
     SessionEnded { session: u64 },
+    /// The shard is ready to take part in an operation of another shard, the coordinator, and does
+    /// nothing else with what is concerned until it knows the decision. `order` is the operation's age.
+    Prepared { coordinator: ShardId, order: u64, effects: EffectList<'a> },
+    /// The shard, a coordinator, decided that an operation takes effect: here at once, in the
+    /// participants when they hear of it.
+    Decided { participants: ShardList<'a>, effects: EffectList<'a> },
+    /// What was prepared took effect.
+    Applied { coordinator: ShardId },
+    /// What was prepared takes no effect.
+    Aborted { coordinator: ShardId },
+    /// All participants of a decided operation have applied it: nobody will ask for the decision.
+    Forgotten,
+}
+
+/// The shards that take part in an operation, besides its coordinator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ShardList<'a>(&'a [U16]);
+
+/// Most shards of a [`ShardList`]: a rename is one of at most four shards.
+pub(crate) const PARTICIPANTS_MAX: usize = 8;
+
+impl<'a> ShardList<'a> {
+    /// A list over its wire form.
+    pub(crate) fn new(shards: &'a [U16]) -> ShardList<'a> {
+        ShardList(shards)
+    }
+
+    /// The shards in order.
+    pub(crate) fn iter(self) -> impl Iterator<Item = ShardId> + 'a {
+        self.0.iter().map(|shard| ShardId(shard.get()))
+    }
 }
 
 /// The stores of a file.
@@ -249,6 +282,14 @@ const _: () = assert!(
 );
 const _: () = assert!(
     size_of::<RecordHeader>() + size_of::<Attributes>() + 64 + 2 * NAME_BYTES_MAX
+        <= RECORD_BYTES_MAX
+);
+
+const _: () = assert!(
+    size_of::<RecordHeader>()
+        + size_of::<Attributes>()
+        + 64
+        + EFFECTS_MAX * (size_of::<layout::EffectRecord>() + NAME_BYTES_MAX)
         <= RECORD_BYTES_MAX
 );
 

@@ -1,28 +1,33 @@
-//! RENAME.
+//! RENAME, and its exchange of two names.
 //!
-//! Inside a shard it is one record. Otherwise the shard of the source coordinates: it holds the
-//! source name, lets the shard of the destination enter the inode there (which first removes an
-//! empty directory that is in the way), then removes the source entry, then drops a file that was
-//! replaced. Moves of directories to another parent have a lock at the reactor of shard 0, so that
-//! no two of them can make a cycle; the one that has it asks upwards from the destination whether
-//! it lies below the directory that moves.
+//! Inside a shard a rename is one record, unless a directory gets another parent. All others, and
+//! every exchange, are operations that the source's shard coordinates (see [`crate::coordinator`]):
+//! it holds the source name, the destination's shard prepares the new entry, then the shards of the
+//! inodes prepare what changes there, and one decision lets all of it take effect. If everything lies
+//! on one shard, that is one record too.
 //!
-//! Who waits for a name while it holds one is always older than the holder; a younger one lets go
-//! of its own name and begins again. Who waits for the lock holds nothing. So nobody waits forever.
+//! Directories that get another parent have a lock at the reactor of shard 0, so that no two of them
+//! can make a cycle; the one that has it asks upwards from the destination whether it lies below the
+//! directory that moves, and lets go of it when the move is applied everywhere. A crash loses the lock
+//! and nothing else: no move begins before those that were under way have ended everywhere.
+//!
+//! Who waits for the lock holds nothing.
 
 use std::collections::VecDeque;
 
-use gannet_proto::operations::{Attributes, NameRequest, Names, check_name, file_type, name_flags};
+use gannet_proto::operations::{Attributes, NameRequest, Names, check_name, name_flags};
 use gannet_proto::{Inode, ShardId, Status};
 
+use crate::coordinator::removal;
+use crate::crossshard::is_directory;
 use crate::directory::Entry;
 use crate::name_operations::{NameOperation, Stage, name_operation_of};
 use crate::names::{Stop, directory_of};
-use crate::operations::OperationId;
-use crate::peer::{Message, Outcome, PeerMessage, Step, StepRequest};
-use crate::record::{Change, Reply};
-use crate::reply::{Context, ReplyKind};
-use crate::sessions::KeptReply;
+use crate::operations::Request;
+use crate::peer::{EnterMode, Message, Outcome, PeerMessage, Step, StepRequest};
+use crate::record::{Action, Change, Effect, Reply};
+use crate::reply::Context;
+use crate::transactions::TransactionId;
 use crate::{Core, Now, Sink};
 
 /// Most moves of directories that wait for the lock.
@@ -36,35 +41,52 @@ pub(crate) struct RenameLock {
     waiting: VecDeque<(u16, u64)>,
 }
 
-/// How far a rename over several shards has come.
+/// How far a rename that is more than one record has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RenameStage {
-    /// It holds no name.
-    Begin,
-    /// It waits for the lock.
+    /// It waits for the lock, and holds nothing.
     Locking,
     /// It holds the source name and asks upwards from the destination.
     Ancestry(Entry),
-    /// The destination's shard enters the inode.
-    Linking(Entry),
-    /// A directory in the way is being removed; the destination's name is held there.
-    Clearing(Entry),
-    /// It let go of its name for an older operation, and waits until the destination is free.
-    Yielding,
-    /// The directory that moved gets its new parent.
-    Moving { replaced: Option<Inode>, kept: Option<KeptReply> },
-    /// The replaced file is dropped.
-    Dropping { kept: Option<KeptReply> },
+    /// The destination's shard prepares the new entry.
+    Entering(Entry),
+    /// Exchange: it asks upwards from the source, for the second entry.
+    SecondAncestry(Entry, Entry),
+    /// The shards of the inodes prepare what changes there.
+    Preparing,
 }
 
 /// What stands at the destination of a rename.
 pub(crate) enum Obstacle {
     /// Nothing, or a file that is replaced.
     Free { replaced: Option<Entry> },
-    /// The inode itself: it is the same name, or a rename over two shards was interrupted.
+    /// The inode itself.
     Same,
     /// A directory, which has to be empty.
     Directory(Entry),
+}
+
+/// What a rename may do to what it meets.
+fn mode_of(request: &NameRequest) -> Result<EnterMode, Status> {
+    let flags = request.flags.get();
+    match (flags & name_flags::NO_REPLACE != 0, flags & name_flags::EXCHANGE != 0) {
+        (false, false) => Ok(EnterMode::Replace),
+        (true, false) => Ok(EnterMode::NoReplace),
+        (false, true) => Ok(EnterMode::Exchange),
+        (true, true) => Err(Status::INVALID),
+    }
+}
+
+fn exchanges(request: &NameRequest) -> bool {
+    request.flags.get() & name_flags::EXCHANGE != 0
+}
+
+/// What changes at an inode whose entry moves between directories.
+fn moved(entry: Entry, from: Inode, to: Inode) -> Step {
+    match is_directory(entry) && from != to {
+        true => Step::SetParent { inode: entry.inode, parent: to },
+        false => Step::Touch { inode: entry.inode },
+    }
 }
 
 fn shard_of(inode: Inode) -> ShardId {
@@ -86,47 +108,44 @@ impl Core {
         check_name(names.to_name)?;
         self.check_parent(parent)?;
         let (to_parent, to_shard) = directory_of(&request.to_parent)?;
-        if self.held.holder(parent, names.name).is_some() {
-            return Err(Stop::Held(parent, names.name.into()));
-        }
+        let mode = mode_of(request)?;
+        self.check_free(parent, names.name, None)?;
         let entry = self.entry(parent, names.name).ok_or(Status::NOT_FOUND)?;
-        let moves_directory = entry.file_type == file_type::DIRECTORY && parent != to_parent;
-        if to_shard == context.shard() && !moves_directory {
-            self.check_parent(to_parent)?;
-            if self.held.holder(to_parent, names.to_name).is_some() {
-                return Err(Stop::Held(to_parent, names.to_name.into()));
-            }
-            let no_replace = request.flags.get() & name_flags::NO_REPLACE != 0;
-            match self.obstacle((to_parent, names.to_name), entry, no_replace)? {
-                Obstacle::Same if parent == to_parent && names.name == names.to_name => {
-                    if no_replace {
-                        return Err(Status::EXISTS.into());
-                    }
+        let moves_directory = is_directory(entry) && parent != to_parent;
+        let is_here = to_shard == context.shard() && shard_of(entry.inode) == to_shard;
+        if is_here && !moves_directory && mode != EnterMode::Exchange {
+            self.check_place(to_parent, names.to_name)?;
+            let no_replace = mode == EnterMode::NoReplace;
+            let replaced = match self.obstacle((to_parent, names.to_name), entry, no_replace)? {
+                Obstacle::Same => {
                     let after = self.last_lsn;
                     self.answer_entry(context, after, (Attributes::default(), 0), None, sink);
                     return Ok(());
                 }
-                Obstacle::Free { replaced }
-                    if replaced.is_none_or(|old| shard_of(old.inode) == to_shard) =>
-                {
-                    let drop_inode =
-                        replaced.is_some_and(|old| self.nodes.contains_key(&old.inode));
-                    self.rename_here(now, context, parent, to_parent, names, drop_inode, sink);
-                    return Ok(());
-                }
-                Obstacle::Directory(old) if shard_of(old.inode) == to_shard => {
-                    let drop_inode = self.check_empty(old.inode)?;
-                    self.rename_here(now, context, parent, to_parent, names, drop_inode, sink);
-                    return Ok(());
-                }
-                // What is replaced lies on another shard.
-                _ => {}
+                Obstacle::Free { replaced } => replaced,
+                Obstacle::Directory(old) => Some(old),
+            };
+            if replaced.is_none_or(|old| shard_of(old.inode) == to_shard) {
+                let drop_inode = match replaced {
+                    Some(old) if is_directory(old) => self.check_removable(old.inode, None)?,
+                    Some(old) => {
+                        self.check_free(old.inode, b"", None)?;
+                        self.nodes.contains_key(&old.inode)
+                    }
+                    None => false,
+                };
+                self.rename_here(now, context, parent, to_parent, names, drop_inode, sink);
+                return Ok(());
             }
         }
-        let stage = Stage::Rename(RenameStage::Begin);
+        let stage = Stage::Start;
         let operation = Box::new(name_operation_of(request, names, stage));
-        if let Some(id) = self.keep_name(*context, operation, sink) {
-            self.wake(id);
+        let Some(id) = self.keep_name(*context, operation, sink) else { return Ok(()) };
+        let context = Context { operation: Some(id), ..*context };
+        if let Some(kept) = self.operations.find_mut(id)
+            && let Request::Name(operation) = std::mem::take(&mut kept.request)
+        {
+            self.begin_rename(now, context, operation, sink);
         }
         Ok(())
     }
@@ -149,19 +168,6 @@ impl Core {
         self.answer_entry(context, after, (Attributes::default(), 0), kept, sink);
     }
 
-    /// Whether a directory of this reactor exists (else its entry leads to nothing).
-    ///
-    /// # Errors
-    /// `NOT_EMPTY`.
-    fn check_empty(&self, inode: Inode) -> Result<bool, Status> {
-        let node = self.nodes.get(&inode);
-        match node.and_then(|node| node.directory()) {
-            Some(directory) if !directory.entries.is_empty() => Err(Status::NOT_EMPTY),
-            Some(_) => Ok(true),
-            None => Ok(false),
-        }
-    }
-
     /// What stands in the way of entering `entry` under a name of a directory of this reactor.
     ///
     /// # Errors
@@ -175,13 +181,13 @@ impl Core {
         let Some(old) = self.entry(directory, name) else {
             return Ok(Obstacle::Free { replaced: None });
         };
-        if old.inode == entry.inode {
-            return Ok(Obstacle::Same);
-        }
         if no_replace {
             return Err(Status::EXISTS);
         }
-        match (entry.file_type == file_type::DIRECTORY, old.file_type == file_type::DIRECTORY) {
+        if old.inode == entry.inode {
+            return Ok(Obstacle::Same);
+        }
+        match (is_directory(entry), is_directory(old)) {
             (true, true) => Ok(Obstacle::Directory(old)),
             (false, false) => Ok(Obstacle::Free { replaced: Some(old) }),
             (true, false) => Err(Status::NOT_DIRECTORY),
@@ -189,7 +195,7 @@ impl Core {
         }
     }
 
-    /// Begins a rename over several shards, or begins it again.
+    /// Begins a rename of more than one record, or begins it anew.
     pub(crate) fn begin_rename(
         &mut self,
         now: Now,
@@ -199,131 +205,57 @@ impl Core {
     ) {
         let Some(id) = context.operation else { return };
         let parent = operation.request.parent.inode();
-        operation.stage = Stage::Rename(RenameStage::Begin);
+        self.start_plan(&mut operation);
         if let Err(status) = self.check_parent(parent) {
-            return self.end_rename(context, operation, Err(status), sink);
+            return self.end_plan(context, operation, Err(status), sink);
         }
         if self.held.holder(parent, &operation.name).is_some() {
             let name = operation.name.clone();
             return self.wait_for_name(context, operation, (parent, &name), sink);
         }
         let Some(entry) = self.entry(parent, &operation.name) else {
-            return self.end_rename(context, operation, Err(Status::NOT_FOUND), sink);
+            return self.end_plan(context, operation, Err(Status::NOT_FOUND), sink);
         };
         let to_parent = operation.request.to_parent.inode();
-        let moves_directory = entry.file_type == file_type::DIRECTORY && parent != to_parent;
-        if moves_directory && !operation.locked {
+        let exchanges = exchanges(&operation.request);
+        // What an exchange finds at the destination may be a directory.
+        if parent != to_parent && (is_directory(entry) || exchanges) && !operation.locked {
             operation.stage = Stage::Rename(RenameStage::Locking);
-            self.go_on(id, operation, ShardId(0), Step::LockRenames, sink);
-            return;
+            return self.go_on(id, operation, Step::LockRenames, sink);
         }
-        let holder = self.holder(id);
-        self.held.hold(parent, &operation.name, holder);
-        if moves_directory {
+        let name = operation.name.clone();
+        if exchanges {
+            self.hold_own(id, &mut operation, (parent, &name));
+        } else {
+            let holder = self.holder(id);
+            self.held.hold(parent, &name, holder);
+            operation.plan.take_on(&removal(now, parent, &name));
+        }
+        if parent != to_parent && is_directory(entry) {
             operation.stage = Stage::Rename(RenameStage::Ancestry(entry));
             let step = Step::Ancestry { from: to_parent, sought: entry.inode };
-            self.go_on(id, operation, shard_of(to_parent), step, sink);
-        } else {
-            self.link(now, context, operation, (entry, false), sink);
+            return self.go_on(id, operation, step, sink);
         }
+        self.enter(context, operation, entry, sink);
     }
 
-    /// Keeps the operation and sends its next step.
-    fn go_on(
+    /// Asks the destination's shard for the new entry.
+    fn enter(
         &mut self,
-        id: OperationId,
-        operation: Box<NameOperation>,
-        shard: ShardId,
-        step: Step,
-        sink: &mut impl Sink,
-    ) {
-        if let Some(kept) = self.operations.find_mut(id) {
-            kept.request = crate::operations::Request::Name(operation);
-            self.send_step(id, shard, step, sink);
-        }
-    }
-
-    /// Enters the inode at the destination. `removed`: a directory that was there is gone.
-    fn link(
-        &mut self,
-        now: Now,
         context: Context,
         mut operation: Box<NameOperation>,
-        (entry, removed): (Entry, bool),
-        sink: &mut impl Sink,
-    ) {
-        let Some(id) = context.operation else { return };
-        let to_parent = operation.request.to_parent.inode();
-        let no_replace = operation.request.flags.get() & name_flags::NO_REPLACE != 0;
-        operation.stage = Stage::Rename(RenameStage::Linking(entry));
-        let shard = shard_of(to_parent);
-        if shard == context.shard() && shard_of(entry.inode) == shard && !removed {
-            return self.link_here(now, context, operation, entry, sink);
-        }
-        let step = Step::Link {
-            directory: to_parent,
-            name: operation.to_name.clone(),
-            inode: entry.inode,
-            file_type: entry.file_type,
-            no_replace,
-            removed,
-        };
-        self.go_on(id, operation, shard, step, sink);
-    }
-
-    /// The last step of a rename whose entries and inode lie on one shard: one record if the
-    /// destination is free of other operations and of what lies elsewhere.
-    fn link_here(
-        &mut self,
-        now: Now,
-        context: Context,
-        operation: Box<NameOperation>,
         entry: Entry,
         sink: &mut impl Sink,
     ) {
         let Some(id) = context.operation else { return };
-        let parent = operation.request.parent.inode();
-        let to_parent = operation.request.to_parent.inode();
-        let no_replace = operation.request.flags.get() & name_flags::NO_REPLACE != 0;
-        let place = (to_parent, &operation.to_name[..]);
-        let checked = self.check_parent(to_parent);
-        let obstacle = checked.and_then(|()| self.obstacle(place, entry, no_replace));
-        let held = self.held.holder(to_parent, &operation.to_name).is_some();
-        let drop_inode = match obstacle {
-            Ok(Obstacle::Free { replaced: None }) if !held => Ok(false),
-            Ok(Obstacle::Free { replaced: Some(old) })
-                if !held && shard_of(old.inode) == context.shard() =>
-            {
-                Ok(self.nodes.contains_key(&old.inode))
-            }
-            Ok(Obstacle::Directory(old)) if !held && shard_of(old.inode) == context.shard() => {
-                self.check_empty(old.inode)
-            }
-            Ok(_) => {
-                let step = Step::Link {
-                    directory: to_parent,
-                    name: operation.to_name.clone(),
-                    inode: entry.inode,
-                    file_type: entry.file_type,
-                    no_replace,
-                    removed: false,
-                };
-                return self.go_on(id, operation, context.shard(), step, sink);
-            }
-            Err(status) => Err(status),
+        let mode = match mode_of(&operation.request) {
+            Ok(mode) => mode,
+            Err(status) => return self.end_plan(context, operation, Err(status), sink),
         };
-        let done = drop_inode.map(|drop_inode| {
-            let origin = self.origin(now, &context, Reply::Empty);
-            let change = Change::Renamed {
-                directory: parent,
-                to_directory: to_parent,
-                drop_inode,
-                name: &operation.name,
-                to_name: &operation.to_name,
-            };
-            self.commit(&origin, &change, sink).1
-        });
-        self.end_rename(context, operation, done, sink);
+        operation.stage = Stage::Rename(RenameStage::Entering(entry));
+        let directory = operation.request.to_parent.inode();
+        let step = Step::Enter { directory, name: operation.to_name.clone(), entry, mode };
+        self.go_on(id, operation, step, sink);
     }
 
     /// A step of a rename is done, or not.
@@ -337,125 +269,107 @@ impl Core {
     ) {
         let Some(id) = context.operation else { return };
         let Stage::Rename(stage) = operation.stage else { return };
-        let to_parent = operation.request.to_parent.inode();
         match (stage, outcome) {
             (RenameStage::Locking, Outcome::Done) => {
                 operation.locked = true;
                 self.begin_rename(now, context, operation, sink);
             }
-            (RenameStage::Yielding, _) => self.begin_rename(now, context, operation, sink),
-            (RenameStage::Ancestry(_), Outcome::Ancestor(true)) => {
-                self.end_rename(context, operation, Err(Status::INVALID), sink);
-            }
+            (
+                RenameStage::Ancestry(_) | RenameStage::SecondAncestry(..),
+                Outcome::Ancestor(true),
+            ) => self.end_plan(context, operation, Err(Status::INVALID), sink),
             (RenameStage::Ancestry(entry), Outcome::Ancestor(false)) => {
-                self.link(now, context, operation, (entry, false), sink);
-            }
-            (RenameStage::Ancestry(entry), Outcome::Continue(from)) => {
-                let step = Step::Ancestry { from, sought: entry.inode };
-                self.go_on(id, operation, shard_of(from), step, sink);
-            }
-            (RenameStage::Linking(entry), Outcome::Linked { replaced }) => {
-                self.finish_link(now, context, operation, (entry, replaced), sink);
-            }
-            // An inode has one name, so the metadata server stopped between the two records of
-            // this rename: what is left of it follows.
-            (RenameStage::Linking(entry), Outcome::Same) => {
-                self.finish_link(now, context, operation, (entry, None), sink);
-            }
-            (RenameStage::Linking(_), Outcome::Held) => {
-                let parent = operation.request.parent.inode();
-                self.let_go(id, parent, &operation.name);
-                let name = operation.to_name.clone();
-                operation.stage = Stage::Rename(RenameStage::Yielding);
-                let step = Step::AwaitName { directory: to_parent, name };
-                self.go_on(id, operation, shard_of(to_parent), step, sink);
-            }
-            (RenameStage::Linking(entry), Outcome::Replace(inode)) => {
-                operation.stage = Stage::Rename(RenameStage::Clearing(entry));
-                self.go_on(id, operation, shard_of(inode), Step::RemoveDirectory { inode }, sink);
+                self.enter(context, operation, entry, sink);
             }
             (
-                RenameStage::Clearing(entry),
-                Outcome::Done | Outcome::Failed(Status::STALE_HANDLE),
-            ) => self.link(now, context, operation, (entry, true), sink),
-            (RenameStage::Clearing(_), Outcome::Failed(status)) => {
-                let name = operation.to_name.clone();
-                let step = Step::Release { directory: to_parent, name };
-                self.send_step(id, shard_of(to_parent), step, sink);
-                self.end_rename(context, operation, Err(status), sink);
+                RenameStage::Ancestry(Entry { inode: sought, .. })
+                | RenameStage::SecondAncestry(_, Entry { inode: sought, .. }),
+                Outcome::Continue(from),
+            ) => self.go_on(id, operation, Step::Ancestry { from, sought }, sink),
+            (RenameStage::Entering(_), Outcome::Same) => {
+                self.end_unchanged(context, operation, sink);
             }
-            (RenameStage::Moving { replaced, kept }, _) => {
-                self.drop_replaced(context, operation, (replaced, kept), sink);
+            (RenameStage::Entering(entry), Outcome::Entered { replaced }) => {
+                self.entered(now, context, operation, (entry, replaced), sink);
             }
-            (RenameStage::Dropping { kept }, _) => {
-                self.end_rename(context, operation, Ok(kept), sink);
+            (RenameStage::SecondAncestry(entry, other), Outcome::Ancestor(false)) => {
+                self.prepare_both(now, context, operation, (entry, other), sink);
+            }
+            (RenameStage::Preparing, Outcome::Done) => {
+                self.prepare_next(now, context, operation, sink);
             }
             (_, Outcome::Failed(status)) => {
-                self.end_rename(context, operation, Err(status), sink);
+                self.end_plan(context, operation, Err(status), sink);
             }
-            (_, _) => self.end_rename(context, operation, Err(Status::IO), sink),
+            (_, _) => self.end_plan(context, operation, Err(Status::IO), sink),
         }
     }
 
-    /// The inode is entered at the destination: the source entry goes, which decides the rename.
-    fn finish_link(
+    /// The destination's shard has prepared the new entry: the inodes follow.
+    fn entered(
         &mut self,
         now: Now,
         context: Context,
         mut operation: Box<NameOperation>,
-        (entry, replaced): (Entry, Option<Inode>),
+        (entry, replaced): (Entry, Option<Entry>),
         sink: &mut impl Sink,
     ) {
         let Some(id) = context.operation else { return };
         let parent = operation.request.parent.inode();
         let to_parent = operation.request.to_parent.inode();
-        let (_, _, kept) = self.remove_entry(now, &context, (parent, &operation.name), false, sink);
-        self.let_go(id, parent, &operation.name);
-        if entry.file_type == file_type::DIRECTORY && parent != to_parent {
-            operation.stage = Stage::Rename(RenameStage::Moving { replaced, kept });
-            let step = Step::SetParent { inode: entry.inode, parent: to_parent };
-            self.go_on(id, operation, shard_of(entry.inode), step, sink);
-        } else {
-            self.drop_replaced(context, operation, (replaced, kept), sink);
+        match replaced {
+            Some(other) if exchanges(&operation.request) => {
+                if parent != to_parent && is_directory(other) {
+                    operation.stage = Stage::Rename(RenameStage::SecondAncestry(entry, other));
+                    let step = Step::Ancestry { from: parent, sought: other.inode };
+                    return self.go_on(id, operation, step, sink);
+                }
+                return self.prepare_both(now, context, operation, (entry, other), sink);
+            }
+            Some(Entry { inode, .. }) if replaced.is_some_and(is_directory) => {
+                operation.plan.remaining.push(Step::RemoveDirectory { inode });
+            }
+            Some(Entry { inode, .. }) => operation.plan.remaining.push(Step::Unlink { inode }),
+            None => {}
         }
+        operation.plan.remaining.push(moved(entry, parent, to_parent));
+        self.prepare_next(now, context, operation, sink);
     }
 
-    fn drop_replaced(
+    /// Exchange: the second entry comes to the source name, and both inodes follow.
+    fn prepare_both(
         &mut self,
+        now: Now,
         context: Context,
         mut operation: Box<NameOperation>,
-        (replaced, kept): (Option<Inode>, Option<KeptReply>),
+        (entry, other): (Entry, Entry),
         sink: &mut impl Sink,
     ) {
-        let Some(id) = context.operation else { return };
-        match replaced {
-            Some(inode) => {
-                operation.stage = Stage::Rename(RenameStage::Dropping { kept });
-                self.go_on(id, operation, shard_of(inode), Step::DropLink { inode }, sink);
-            }
-            None => self.end_rename(context, operation, Ok(kept), sink),
-        }
+        let parent = operation.request.parent.inode();
+        let to_parent = operation.request.to_parent.inode();
+        let name = operation.name.clone();
+        let Entry { inode, file_type } = other;
+        let action = Action::Enter { entry: inode, file_type, name: &name };
+        let time_ns = now.wall_ns as i64;
+        operation.plan.take_on(&Effect { inode: parent, time_ns, action });
+        operation.plan.remaining.push(moved(entry, parent, to_parent));
+        operation.plan.remaining.push(moved(other, to_parent, parent));
+        self.prepare_next(now, context, operation, sink);
     }
 
-    /// Answers a rename; it lets go of whatever it holds.
-    pub(crate) fn end_rename(
+    /// Asks for the next step of those that remain, or decides.
+    fn prepare_next(
         &mut self,
+        now: Now,
         context: Context,
-        operation: Box<NameOperation>,
-        result: Result<Option<KeptReply>, Status>,
+        mut operation: Box<NameOperation>,
         sink: &mut impl Sink,
     ) {
         let Some(id) = context.operation else { return };
-        self.let_go(id, operation.request.parent.inode(), &operation.name);
-        if operation.locked {
-            self.send_step(id, ShardId(0), Step::UnlockRenames, sink);
-        }
-        match result {
-            Ok(kept) => {
-                let after = self.last_lsn;
-                self.answer_entry(&context, after, (Attributes::default(), 0), kept, sink);
-            }
-            Err(status) => self.answer_status(&context, ReplyKind::Entry, status, sink),
+        operation.stage = Stage::Rename(RenameStage::Preparing);
+        match operation.plan.remaining.pop() {
+            Some(step) => self.go_on(id, operation, step, sink),
+            None => self.decide(now, context, operation, Reply::Empty, sink),
         }
     }
 
@@ -478,6 +392,18 @@ impl Core {
         if let Some(next) = self.rename_lock.holder {
             self.answer_step(next, Outcome::Done, sink);
         }
+    }
+
+    /// Lets the next one have the lock.
+    pub(crate) fn send_unlock(&mut self, sink: &mut impl Sink) {
+        let request = StepRequest {
+            reactor: self.config.reactor,
+            token: 0,
+            order: 0,
+            id: TransactionId { coordinator: ShardId(0), number: 0 },
+            step: Step::UnlockRenames,
+        };
+        self.send(self.reactor_of(ShardId(0)), PeerMessage(Message::Step(request)), sink);
     }
 
     /// Tells the coordinator how its step went.

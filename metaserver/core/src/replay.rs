@@ -1,4 +1,4 @@
-//! Start: the log is replayed, free space is rebuilt, the root exists.
+//! Start: the log is replayed, free space is rebuilt, the root exists, what a crash interrupted ends.
 
 use gannet_proto::operations::file_type;
 use gannet_proto::{Inode, ShardId};
@@ -30,8 +30,9 @@ impl Core {
     }
 
     /// Ends the replay: rebuilds free space, makes the root directory if it is ours and missing.
-    /// Reactor 0 tells the others of data servers and zones, and they are ready when they know. What
-    /// does not fit together is told by [`Core::block_conflict`].
+    /// Reactor 0 tells the others of data servers and zones, and all tell each other of what they
+    /// decided: they are ready when that is known and applied everywhere. What does not fit together
+    /// is told by [`Core::block_conflict`].
     pub fn finish_replay(&mut self, now: Now, sink: &mut impl Sink) {
         self.replaying = false;
         let root = Inode::ROOT;
@@ -44,12 +45,11 @@ impl Core {
         if self.config.reactor == 0 {
             let zones: Vec<_> = self.zones.assigned().collect();
             self.place_extents(&zones);
-            self.ready = true;
             self.send_directory(sink);
         } else if let Some(zones) = self.told_zones.take() {
             self.place_extents(&zones);
-            self.ready = true;
         }
+        self.ask_for_decisions(now, sink);
         self.settle(now, sink);
     }
 }

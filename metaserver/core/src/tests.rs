@@ -4,7 +4,9 @@
 mod access;
 mod check;
 mod conflict;
+mod crash;
 mod format;
+mod links;
 mod model;
 mod random;
 mod requests;

@@ -156,6 +156,17 @@ fn encode_names(
             message.to_parent = *to_parent;
             send(message, name, to_name)
         }
+        Operation::Exchange { parent, name, to_parent, to_name } => {
+            let mut message =
+                request(name_operation::RENAME, parent, name_flags::EXCHANGE, &nobody);
+            message.to_parent = *to_parent;
+            send(message, name, to_name)
+        }
+        Operation::Link { file, parent, name } => {
+            let mut message = request(name_operation::LINK, parent, 0, &nobody);
+            message.to_parent = *file;
+            send(message, name, &[])
+        }
         Operation::Readdir { directory, after } => {
             let mut message = request(name_operation::READDIR, directory, 0, &nobody);
             message.reply_bytes_max = U32::new(LISTING_BYTES_MAX as u32);

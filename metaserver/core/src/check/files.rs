@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gannet_proto::Block;
-use gannet_proto::limits::{BLOCK_BYTES, FILE_BYTES_MAX};
+use gannet_proto::limits::{BLOCK_BYTES, FILE_BYTES_MAX, LINKS_MAX};
 
 use super::space::{Use, User};
 use super::{FindingKind, Findings, Place, Severity, Summary, View};
@@ -64,10 +64,9 @@ impl<'a> View<'a> {
                 format!("it is {} bytes long, more than a file can be", file.size)
             });
         }
-        if node.links != 1 {
-            findings.error(FindingKind::Links, place(), || {
-                format!("it counts {} links, a file has one", node.links)
-            });
+        if !(1..=LINKS_MAX).contains(&node.links) {
+            findings
+                .error(FindingKind::Links, place(), || format!("it counts {} links", node.links));
         }
         if core.ready {
             let known = |store| self.authority(core).targets.store(store).is_some();

@@ -64,6 +64,8 @@ pub enum FindingKind {
     Target,
     /// A session or the answer that it keeps is out of bounds.
     Session,
+    /// A shard has prepared its part of an operation and does not know the decision.
+    Undecided,
 }
 
 impl FindingKind {
@@ -99,6 +101,7 @@ impl FindingKind {
             FindingKind::SpaceCount => "space-count",
             FindingKind::Target => "target",
             FindingKind::Session => "session",
+            FindingKind::Undecided => "undecided",
         }
     }
 }
@@ -108,8 +111,8 @@ impl FindingKind {
 pub enum Severity {
     /// Something is not as the server ever makes it, crashes included.
     Error,
-    /// A crash interrupted an operation over two shards, as the docs allow: what is left of it
-    /// harms nothing.
+    /// A crash interrupted an operation: what is left of it harms nothing, and the next start brings
+    /// it to its end.
     Unfinished,
 }
 

@@ -37,11 +37,6 @@ impl Names {
     }
 }
 
-/// Whether inodes all lie on one shard: one record changes them together there.
-fn on_one_shard(first: Inode, others: impl IntoIterator<Item = Inode>) -> bool {
-    others.into_iter().all(|other| other.shard() == first.shard())
-}
-
 /// A name as it is shown, on one line whatever it consists of.
 fn shown(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
@@ -116,7 +111,8 @@ impl<'a> View<'a> {
         // With all names at hand, `check_names` tells more.
         let parent = child.directory().map(|directory| directory.parent);
         let is_wrong = parent.is_some_and(|parent| parent != node.inode);
-        if !self.names_are_known() && is_wrong && core.operations.live() == 0 {
+        let is_moving = core.operations.live() > 0 || core.transactions.has_prepared();
+        if !self.names_are_known() && is_wrong && !is_moving {
             findings.error(FindingKind::WrongParent, place(), || {
                 format!("its entry {} leads to a directory of another parent", shown(name))
             });
@@ -132,8 +128,8 @@ impl<'a> View<'a> {
         (name, entry): (&[u8], Entry),
         findings: &mut Findings,
     ) {
-        if !core.held.is_empty() {
-            // An operation that removes both is under way.
+        if !core.held.is_empty() || owner.transactions.has_prepared() {
+            // An operation that makes or removes both is under way.
             return;
         }
         let place = Place::inode(core.config.reactor, node.inode);
@@ -145,7 +141,7 @@ impl<'a> View<'a> {
             });
             return;
         }
-        findings.add(self.left(true), FindingKind::EntryToNothing, place, || {
+        findings.error(FindingKind::EntryToNothing, place, || {
             let name = shown(name);
             format!("its entry {name} leads to {kind}, inode {inode:#x}, that does not exist")
         });
@@ -183,48 +179,49 @@ impl<'a> View<'a> {
             }
             return;
         }
+        if names.is_empty() {
+            return self.check_nameless(core, node, findings);
+        }
+        let Some(parent) = parent else {
+            if node.links as usize != names.len() {
+                findings.error(FindingKind::Links, place(), || {
+                    format!(
+                        "it counts {} links, and {} entries lead to it",
+                        node.links,
+                        names.len()
+                    )
+                });
+            }
+            return;
+        };
         match names {
-            [] => self.check_nameless(core, node, findings),
-            [name] => {
-                let Some(parent) = parent.filter(|parent| *parent != name.directory) else {
-                    return;
-                };
-                let unfinished = !on_one_shard(inode, [parent, name.directory]);
-                findings.add(self.left(unfinished), FindingKind::WrongParent, place(), || {
+            [name] if parent != name.directory => {
+                findings.error(FindingKind::WrongParent, place(), || {
                     let (parent, by) = (parent.0, name.directory.0);
                     format!("directory {by:#x} names it, and its parent is said to be {parent:#x}")
                 });
             }
             [first, second, ..] => {
-                let directories = || names.iter().map(|name| name.directory);
-                let its_parent_names_it =
-                    parent.is_none_or(|parent| directories().any(|by| by == parent));
-                let unfinished = its_parent_names_it && !on_one_shard(inode, directories());
-                findings.add(self.left(unfinished), FindingKind::SeveralNames, place(), || {
+                findings.error(FindingKind::SeveralNames, place(), || {
                     let (count, one, other) = (names.len(), first.directory.0, second.directory.0);
                     format!("{count} entries lead to it, in directories {one:#x} and {other:#x}")
                 });
             }
+            _ => {}
         }
     }
 
     fn check_nameless(&self, core: &Core, node: &Node, findings: &mut Findings) {
         let place = Place::inode(core.config.reactor, node.inode);
-        match &node.content {
+        findings.error(FindingKind::NoName, place, || match &node.content {
             Content::File(file) => {
-                findings.add(self.left(true), FindingKind::NoName, place, || {
-                    format!("no entry leads to it; it holds {} blocks", file.extents.blocks())
-                });
+                format!("no entry leads to it; it holds {} blocks", file.extents.blocks())
             }
             Content::Directory(directory) => {
-                let entries = directory.entries.len();
-                let unfinished = entries == 0 && !on_one_shard(node.inode, [directory.parent]);
-                findings.add(self.left(unfinished), FindingKind::NoName, place, || {
-                    let parent = directory.parent.0;
-                    format!("no entry leads to it; it has {entries} entries and parent {parent:#x}")
-                });
+                let (entries, parent) = (directory.entries.len(), directory.parent.0);
+                format!("no entry leads to it; it has {entries} entries and parent {parent:#x}")
             }
-        }
+        });
     }
 
     /// Marks the directories that one leads to, itself among them.

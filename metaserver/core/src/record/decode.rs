@@ -8,12 +8,15 @@ use gannet_proto::{Block, Inode, ShardId, StoreId, TargetId};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
+use super::effects::next_effect;
 use super::layout::{
-    ATTRIBUTES, AttributesBody, DROP_INODE, EntryBody, ExtentRecord, LocationRecord, NodeBody,
-    PairBody, RenameBody, StoreBody, WriteBody, ZoneBody, kind,
+    ATTRIBUTES, AttributesBody, DROP_INODE, DecidedBody, EndedBody, EntryBody, ExtentRecord,
+    LocationRecord, NodeBody, PairBody, PreparedBody, RenameBody, StoreBody, WriteBody, ZoneBody,
+    kind,
 };
 use super::{
-    Change, ExtentList, IoKept, NO_SHARD, Origin, RecordError, RecordHeader, Reply, StoreList,
+    Change, EFFECTS_MAX, EffectList, ExtentList, IoKept, NO_SHARD, Origin, PARTICIPANTS_MAX,
+    RecordError, RecordHeader, Reply, ShardList, StoreList,
 };
 use crate::extents::Extent;
 use crate::targets::STORE_BLOCKS_MAX;
@@ -97,6 +100,49 @@ impl<'a> Reader<'a> {
             Ok(()) => Ok(name),
             Err(_) => self.field("name_bytes", name.len() as u64),
         }
+    }
+
+    fn shard(&self, field: &'static str, value: U16) -> Result<ShardId, RecordError> {
+        let shard = value.get();
+        match usize::from(shard) < SHARDS {
+            true => Ok(ShardId(shard)),
+            false => self.field(field, shard.into()),
+        }
+    }
+
+    fn shards(&mut self, count: U16) -> Result<ShardList<'a>, RecordError> {
+        let count = usize::from(count.get());
+        if count > PARTICIPANTS_MAX {
+            return self.field("participants", count as u64);
+        }
+        let bytes = self.bytes(count * size_of::<U16>())?;
+        match <[U16]>::ref_from_bytes(bytes) {
+            Ok(shards) => {
+                for shard in shards {
+                    self.shard("participants", *shard)?;
+                }
+                Ok(ShardList(shards))
+            }
+            Err(_) => self.field("participants", count as u64),
+        }
+    }
+
+    fn effects(&mut self, count: U16) -> Result<EffectList<'a>, RecordError> {
+        let count = count.get();
+        if usize::from(count) > EFFECTS_MAX {
+            return self.field("effects", count.into());
+        }
+        let (kind, all) = (self.kind, self.rest);
+        for _ in 0..count {
+            let refused = |refused| match refused {
+                Some((field, value)) => RecordError::Field { kind, field, value },
+                None => RecordError::TooShort { kind, len_bytes: all.len() },
+            };
+            let (_, rest) = next_effect(self.rest).map_err(refused)?;
+            self.rest = rest;
+        }
+        let bytes = &all[..all.len() - self.rest.len()];
+        Ok(EffectList { bytes, count })
     }
 
     fn stores(&mut self, count: U16) -> Result<StoreList<'a>, RecordError> {
@@ -296,20 +342,40 @@ fn decode_body<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, RecordError> {
         }
         kind::ZONE_ASSIGNED => {
             let body = reader.take::<ZoneBody>()?;
-            let shard = body.shard.get();
-            if usize::from(shard) >= SHARDS {
-                return reader.field("shard", shard.into());
-            }
             Change::ZoneAssigned {
                 store: StoreId(body.store.get()),
                 zone: body.zone.get(),
-                shard: ShardId(shard),
+                shard: reader.shard("shard", body.shard)?,
             }
         }
         kind::ZONE_RETURNED => {
             let body = reader.take::<ZoneBody>()?;
             Change::ZoneReturned { store: StoreId(body.store.get()), zone: body.zone.get() }
         }
+        kind::PREPARED => {
+            let body = reader.take::<PreparedBody>()?;
+            Change::Prepared {
+                coordinator: reader.shard("coordinator", body.coordinator)?,
+                order: body.order.get(),
+                effects: reader.effects(body.effects)?,
+            }
+        }
+        kind::DECIDED => {
+            let body = reader.take::<DecidedBody>()?;
+            Change::Decided {
+                participants: reader.shards(body.participants)?,
+                effects: reader.effects(body.effects)?,
+            }
+        }
+        kind::APPLIED => {
+            let body = reader.take::<EndedBody>()?;
+            Change::Applied { coordinator: reader.shard("coordinator", body.coordinator)? }
+        }
+        kind::ABORTED => {
+            let body = reader.take::<EndedBody>()?;
+            Change::Aborted { coordinator: reader.shard("coordinator", body.coordinator)? }
+        }
+        kind::FORGOTTEN => Change::Forgotten,
         kind => return Err(RecordError::UnknownKind { kind }),
     })
 }

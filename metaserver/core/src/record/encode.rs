@@ -5,8 +5,8 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use super::layout::{
-    AttributesBody, DROP_INODE, EntryBody, ExtentRecord, LocationRecord, NodeBody, PairBody,
-    RenameBody, StoreBody, WriteBody, ZoneBody, kind,
+    AttributesBody, DROP_INODE, DecidedBody, EndedBody, EntryBody, ExtentRecord, LocationRecord,
+    NodeBody, PairBody, PreparedBody, RenameBody, StoreBody, WriteBody, ZoneBody, kind,
 };
 use super::{Change, NO_SHARD, Origin, RECORD_BYTES_MAX, RecordHeader, Reply};
 use crate::extents::Extent;
@@ -49,6 +49,11 @@ impl Change<'_> {
             Change::ZoneAssigned { .. } => kind::ZONE_ASSIGNED,
             Change::ZoneReturned { .. } => kind::ZONE_RETURNED,
             Change::SessionEnded { .. } => kind::SESSION_ENDED,
+            Change::Prepared { .. } => kind::PREPARED,
+            Change::Decided { .. } => kind::DECIDED,
+            Change::Applied { .. } => kind::APPLIED,
+            Change::Aborted { .. } => kind::ABORTED,
+            Change::Forgotten => kind::FORGOTTEN,
         }
     }
 }
@@ -188,6 +193,28 @@ fn encode_body(bytes: &mut Vec<u8>, change: &Change<'_>) {
         Change::ZoneReturned { store, zone } => {
             put(bytes, zone_body(store, zone, NO_SHARD).as_bytes(), [&[], &[]]);
         }
+        Change::Prepared { coordinator, order, effects } => {
+            let body = PreparedBody {
+                order: U64::new(order),
+                coordinator: U16::new(coordinator.0),
+                effects: U16::new(effects.count),
+                reserved: U32::ZERO,
+            };
+            put(bytes, body.as_bytes(), [effects.bytes, &[]]);
+        }
+        Change::Decided { participants, effects } => {
+            let body = DecidedBody {
+                participants: U16::new(participants.0.len() as u16),
+                effects: U16::new(effects.count),
+                reserved: U32::ZERO,
+            };
+            put(bytes, body.as_bytes(), [participants.0.as_bytes(), effects.bytes]);
+        }
+        Change::Applied { coordinator } | Change::Aborted { coordinator } => {
+            let body = EndedBody { coordinator: U16::new(coordinator.0), reserved: [0; 6] };
+            put(bytes, body.as_bytes(), [&[], &[]]);
+        }
+        Change::Forgotten => {}
     }
 }
 

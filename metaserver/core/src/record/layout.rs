@@ -22,6 +22,11 @@ pub(super) mod kind {
     pub(in crate::record) const ZONE_ASSIGNED: u16 = 14;
     pub(in crate::record) const ZONE_RETURNED: u16 = 15;
     pub(in crate::record) const SESSION_ENDED: u16 = 16;
+    pub(in crate::record) const PREPARED: u16 = 20;
+    pub(in crate::record) const DECIDED: u16 = 21;
+    pub(in crate::record) const APPLIED: u16 = 22;
+    pub(in crate::record) const ABORTED: u16 = 23;
+    pub(in crate::record) const FORGOTTEN: u16 = 24;
 }
 
 /// Declares the fixed body of a kind of record, with its size.
@@ -84,6 +89,22 @@ body!(
         blocks: U64,
         generation: U32,
         reserved: U32,
+    }
+);
+body!(16, PreparedBody { order: U64, coordinator: U16, effects: U16, reserved: U32 });
+body!(8, DecidedBody { participants: U16, effects: U16, reserved: U32 });
+body!(8, EndedBody { coordinator: U16, reserved: [u8; 6] });
+body!(
+    40,
+    EffectRecord {
+        inode: U64,
+        other: U64,
+        time_ns: I64,
+        kind: U16,
+        name_bytes: U16,
+        mode: U32,
+        uid: U32,
+        gid: U32,
     }
 );
 body!(16, ZoneBody { store: U32, zone: U32, shard: U16, reserved: [u8; 6] });

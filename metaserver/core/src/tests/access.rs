@@ -338,8 +338,8 @@ fn every_change_shows_in_the_times() {
             ("open", |w, a, _| assert!(w.create(a, "f").is_ok()), &[], &[]),
             ("unlink", |w, a, _| w.unlink(a, "new").unwrap(), &[0], &[0]),
             ("rmdir", |w, a, _| w.rmdir(a, "sub").unwrap(), &[0], &[0]),
-            ("rename", |w, a, b| w.rename((a, "f"), (b, "f"), 0).unwrap(), &[0, 1], &[0, 1]),
-            ("back", |w, a, b| w.rename((b, "f"), (a, "f"), 0).unwrap(), &[0, 1], &[0, 1]),
+            ("rename", |w, a, b| w.rename((a, "f"), (b, "f"), 0).unwrap(), &[0, 1], &[0, 1, 2]),
+            ("back", |w, a, b| w.rename((b, "f"), (a, "f"), 0).unwrap(), &[0, 1], &[0, 1, 2]),
             (
                 "write",
                 |w, a, _| {

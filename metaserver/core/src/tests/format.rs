@@ -5,7 +5,10 @@ use gannet_proto::{Block, Inode, ShardId, StoreId};
 use proptest::prelude::*;
 
 use crate::extents::Extent;
-use crate::record::{self, Change, ExtentList, IoKept, Origin, RecordError, Reply, StoreList};
+use crate::record::{
+    self, Action, Change, Effect, Effects, ExtentList, IoKept, Origin, RecordError, Reply,
+    ShardList, StoreList,
+};
 
 fn origin(reply: Reply) -> Origin {
     Origin {
@@ -127,6 +130,126 @@ fn golden_bytes_of_a_write() {
     assert_eq!(hex(&bytes), expected);
 }
 
+fn prepared(bytes: &mut Vec<u8>) {
+    let mut effects = Effects::default();
+    let inode = Inode::new(ShardId(3), 9);
+    let (entry, file_type) = (Inode::new(ShardId(4), 2), file_type::REGULAR);
+    let action = Action::Enter { entry, file_type, name: b"name" };
+    effects.push(&Effect { inode, time_ns: 0x51, action });
+    effects.push(&Effect { inode, time_ns: 0x52, action: Action::Unlink });
+    let (coordinator, effects) = (ShardId(5), effects.list());
+    let change = Change::Prepared { coordinator, order: 0x61, effects };
+    record::encode(bytes, &origin(Reply::None), &change);
+    assert_eq!(record::decode(bytes), Ok((origin(Reply::None), change)));
+}
+
+#[test]
+fn golden_bytes_of_what_is_prepared() {
+    let mut bytes = Vec::new();
+    prepared(&mut bytes);
+    let expected = concat!(
+        "6100000000000000",
+        "0500",
+        "0200",
+        "00000000",
+        "0900000000000300",
+        "0200000000000400",
+        "5100000000000000",
+        "0100",
+        "0400",
+        "00800000",
+        "00000000",
+        "00000000",
+        "6e616d65",
+        "0900000000000300",
+        "0000000000000000",
+        "5200000000000000",
+        "0600",
+        "0000",
+        "00000000",
+        "00000000",
+        "00000000",
+    );
+    assert_eq!((hex(&bytes[..6]), hex(&bytes[56..])), ("9c0000001400".into(), expected.into()));
+    // (place, byte, field)
+    for (place, byte, field) in [
+        (56 + 8, 64, "coordinator"),
+        (56 + 10, 9, "effects"),
+        (56 + 16 + 7, 1, "inode"),
+        (56 + 16 + 15, 1, "other"),
+        (56 + 16 + 24, 99, "name_bytes"),
+        (56 + 16 + 26, 0, "name_bytes"),
+        (56 + 16 + 28, 1, "mode"),
+        (56 + 60 + 24, 99, "effect"),
+        (56 + 60 + 24, 1, "name_bytes"),
+    ] {
+        let mut bad = bytes.clone();
+        bad[place] = byte;
+        match record::decode(&bad) {
+            Err(RecordError::Field { field: named, .. }) => assert_eq!(named, field),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+    for length in 56..bytes.len() {
+        assert!(record::decode(&bytes[..length]).is_err());
+    }
+}
+
+#[test]
+fn golden_bytes_of_a_decision_and_its_end() {
+    let shards = [5u16.into(), 6u16.into()];
+    let mut effects = Effects::default();
+    let inode = Inode::new(ShardId(3), 9);
+    let parent = Inode::new(ShardId(3), 1);
+    let mode = file_type::DIRECTORY | 0o700;
+    effects.push(&Effect { inode, time_ns: 0x51, action: Action::Remove { name: b"ab" } });
+    let action = Action::Make { parent, mode, uid: 1, gid: 2 };
+    effects.push(&Effect { inode, time_ns: 0x52, action });
+    let participants = ShardList::new(&shards);
+    let decided = Change::Decided { participants, effects: effects.list() };
+    let body = concat!(
+        "0200",
+        "0200",
+        "00000000",
+        "0500",
+        "0600",
+        "0900000000000300",
+        "0000000000000000",
+        "5100000000000000",
+        "0200",
+        "0200",
+        "00000000",
+        "00000000",
+        "00000000",
+        "6162",
+        "0900000000000300",
+        "0100000000000300",
+        "5200000000000000",
+        "0300",
+        "0000",
+        "c0410000",
+        "01000000",
+        "02000000",
+    );
+    let coordinator = ShardId(5);
+    for (change, kind, body) in [
+        (decided, "1500", body),
+        (Change::Applied { coordinator }, "1600", "0500000000000000"),
+        (Change::Aborted { coordinator }, "1700", "0500000000000000"),
+        (Change::Forgotten, "1800", ""),
+    ] {
+        let mut bytes = Vec::new();
+        record::encode(&mut bytes, &origin(Reply::Empty), &change);
+        assert_eq!((hex(&bytes[4..6]), hex(&bytes[56..])), (kind.into(), body.into()));
+        assert_eq!(record::decode(&bytes), Ok((origin(Reply::Empty), change)));
+    }
+    for actions in [Action::Drop, Action::Link, Action::Touch, Action::Reparent { parent }] {
+        let mut effects = Effects::default();
+        effects.push(&Effect { inode, time_ns: 1, action: actions });
+        assert_eq!(effects.list().iter().next().unwrap().action, actions);
+    }
+}
+
 #[test]
 fn a_later_versions_tail_is_skipped() {
     let mut bytes = Vec::new();
@@ -183,7 +306,7 @@ proptest! {
     #[test]
     fn noise_is_refused_or_read_but_never_panics(
         bytes in prop::collection::vec(any::<u8>(), 0..300),
-        kind in 0..20u16,
+        kind in 0..30u16,
         reply in 0..6u16,
     ) {
         let mut bytes = bytes;
@@ -199,6 +322,16 @@ proptest! {
             let mut core = crate::Core::new(super::world::config(1));
             let _ = core.replay(&bytes);
         }
+    }
+
+    #[test]
+    fn a_damaged_preparation_never_panics(place in 0..156usize, byte in any::<u8>()) {
+        let mut bytes = Vec::new();
+        prepared(&mut bytes);
+        bytes[place] = byte;
+        let _ = record::decode(&bytes);
+        let mut core = crate::Core::new(super::world::config(1));
+        let _ = core.replay(&bytes);
     }
 
     #[test]

@@ -196,7 +196,7 @@ impl Model {
             (found.uid.get(), found.gid.get()),
             found.links.get(),
             found.size.get(),
-            (found.atime_ns.get(), found.mtime_ns.get()),
+            (found.atime_ns.get(), found.mtime_ns.get(), found.ctime_ns.get()),
         );
         let expected = (
             self.inodes[&id],
@@ -204,7 +204,7 @@ impl Model {
             (node.uid, node.gid),
             node.links,
             node.size(),
-            (node.atime_ns, node.mtime_ns),
+            (node.atime_ns, node.mtime_ns, node.ctime_ns),
         );
         assert_eq!(found_here, expected, "{}", self.place);
     }

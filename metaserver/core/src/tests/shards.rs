@@ -1,8 +1,8 @@
 //! Operations over several shards, on several reactors, with messages delivered in any order.
 
 use gannet_proto::control::StoreInfo;
-use gannet_proto::operations::name_operation;
-use gannet_proto::{Inode, Status, StoreId};
+use gannet_proto::operations::{file_type, name_flags, name_operation};
+use gannet_proto::{Handle, Inode, Status, StoreId};
 use zerocopy::little_endian::{U32, U64};
 
 use super::world::{Random, World, pattern};
@@ -124,8 +124,22 @@ fn concurrent_operations_over_shards_all_end() {
                     name_operation::CREATE,
                     name_operation::UNLINK,
                     name_operation::LOOKUP,
-                ][random.below(8) as usize];
-                let request = world.name_message(operation, from, to, slot);
+                    name_operation::LINK,
+                ][random.below(9) as usize];
+                let mut request = world.name_message(operation, from, to, slot);
+                match operation {
+                    name_operation::LINK => {
+                        let files = files_of(&world);
+                        let place = random.below(files.len().max(1) as u64) as usize;
+                        request.to_parent = Handle::new(files.get(place).copied().unwrap_or(a));
+                    }
+                    name_operation::RENAME => {
+                        request.flags = [0, 0, name_flags::NO_REPLACE, name_flags::EXCHANGE]
+                            [random.below(4) as usize]
+                            .into();
+                    }
+                    _ => {}
+                }
                 world.send_name(&request, name.as_bytes(), to_name.as_bytes());
                 headers.push(request.header);
                 if random.chance(30) {
@@ -153,20 +167,36 @@ fn concurrent_operations_over_shards_all_end() {
     }
 }
 
-/// Over all cores: every inode has exactly one entry, and every directory the right parent.
+fn files_of(world: &World) -> Vec<Inode> {
+    let nodes = world.cores.iter().flat_map(|core| core.nodes.values());
+    let mut files: Vec<Inode> =
+        nodes.filter(|node| node.file().is_some()).map(|node| node.inode).collect();
+    files.sort_unstable();
+    files
+}
+
+/// Over all cores: every directory has exactly one entry and the right parent, every file as many
+/// entries as links.
 fn check_tree(world: &World) {
     let mut entries = std::collections::BTreeMap::new();
+    let mut links = std::collections::BTreeMap::<Inode, u32>::new();
     for core in &world.cores {
         for node in core.nodes.values() {
             for (name, entry) in node.directory().into_iter().flat_map(|d| d.entries.iter()) {
                 let other = entries.insert(entry.inode, node.inode);
-                assert_eq!(other, None, "{:?} has two names", String::from_utf8_lossy(name));
+                let is_file = entry.file_type == file_type::REGULAR;
+                let name = String::from_utf8_lossy(name);
+                assert!(other.is_none() || is_file, "{name:?} has two names");
+                *links.entry(entry.inode).or_default() += 1;
             }
         }
     }
     for core in &world.cores {
         for node in core.nodes.values() {
             let parent = entries.remove(&node.inode);
+            if node.file().is_some() {
+                assert_eq!(links.get(&node.inode), Some(&node.links));
+            }
             if node.inode == ROOT {
                 assert_eq!(parent, None);
                 continue;

@@ -95,7 +95,7 @@ pub(super) enum Output {
     Reply { session: SessionIndex, after: Lsn, answer: Answer },
     Grant { target: TargetId, after: Lsn, grant: Grant },
     Revoke { target: TargetId, number: GrantNumber },
-    Peer { to: u16, message: PeerMessage },
+    Peer { to: u16, after: Lsn, message: PeerMessage },
     Enrolled,
 }
 
@@ -144,8 +144,8 @@ impl Sink for TestSink {
         self.outputs.push_back(Output::Revoke { target, number });
     }
 
-    fn peer(&mut self, to: u16, _after: Lsn, message: PeerMessage) {
-        self.outputs.push_back(Output::Peer { to, message });
+    fn peer(&mut self, to: u16, after: Lsn, message: PeerMessage) {
+        self.outputs.push_back(Output::Peer { to, after, message });
     }
 
     fn enrolled(&mut self, _after: Lsn, enrollment: Enrollment) {
@@ -186,13 +186,25 @@ pub(super) struct Pending {
     pub after: Lsn,
 }
 
+/// A message that a core took in: it left when its sender's log was durable up to `after`, and what
+/// the receiver recorded from `len` on may depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause {
+    pub from: usize,
+    pub after: Lsn,
+    pub to: usize,
+    pub len: usize,
+}
+
 pub(super) struct World {
     pub config: CoreConfig,
     pub cores: Vec<Core>,
     pub sinks: Vec<TestSink>,
     pub servers: Vec<DataServer>,
     pub pending: Vec<Pending>,
-    pub messages: Vec<(usize, u16, PeerMessage)>,
+    pub messages: Vec<(usize, u16, Lsn, PeerMessage)>,
+    /// Messages that were delivered, in order.
+    pub causes: Vec<Cause>,
     pub memory: Vec<u8>,
     pub answers: Vec<Answer>,
     pub arrived: BTreeMap<(u16, u16, u64, u32), Arrived>,
@@ -228,13 +240,23 @@ pub(super) fn config(reactors: u16) -> CoreConfig {
 impl World {
     /// Cores, and data servers that are up, each with one store of `blocks`.
     pub(super) fn new(reactors: u16, servers: usize, blocks: u64) -> World {
-        let config = config(reactors);
-        let mut world = World {
+        let mut world = World::empty(config(reactors));
+        world.start();
+        for number in 0..servers {
+            world.add_server(number as u8 + 1, blocks);
+        }
+        world.open();
+        world
+    }
+
+    fn empty(config: CoreConfig) -> World {
+        World {
             cores: Vec::new(),
-            sinks: (0..reactors).map(|_| TestSink::default()).collect(),
+            sinks: (0..config.reactors).map(|_| TestSink::default()).collect(),
             servers: Vec::new(),
             pending: Vec::new(),
             messages: Vec::new(),
+            causes: Vec::new(),
             memory: vec![0; SLOT_BYTES * SLOTS],
             answers: Vec::new(),
             arrived: BTreeMap::new(),
@@ -246,13 +268,7 @@ impl World {
             now_ns: 1,
             identity: 0,
             config,
-        };
-        world.start();
-        for number in 0..servers {
-            world.add_server(number as u8 + 1, blocks);
         }
-        world.open();
-        world
     }
 
     pub(super) fn now(&self) -> Now {
@@ -273,6 +289,25 @@ impl World {
         }
         self.collect();
         self.deliver_all();
+    }
+
+    /// Cores that start from logs, without data servers.
+    pub(super) fn from_logs(config: &CoreConfig, logs: &[Vec<Vec<u8>>]) -> World {
+        let mut world = World::empty(config.clone());
+        for (sink, log) in world.sinks.iter_mut().zip(logs) {
+            sink.log = log.clone();
+        }
+        world.config.term.0 += 1;
+        world.now_ns += 1_000_000;
+        world.start();
+        world
+    }
+
+    /// Whether a crash can leave this much of every log.
+    pub(super) fn can_remain(&self, lengths: &[usize]) -> bool {
+        self.causes.iter().all(|cause| {
+            lengths[cause.to] <= cause.len || lengths[cause.from] as u64 >= cause.after.0
+        })
     }
 
     /// All cores crash and start again from their logs; the data servers go on and drain.
@@ -401,8 +436,8 @@ impl World {
                         self.pending.push(Pending { reactor, target, grant, after });
                     }
                     Output::Revoke { target, number } => self.revoked(reactor, target, number),
-                    Output::Peer { to, message } => {
-                        self.messages.push((usize::from(to), reactor as u16, message));
+                    Output::Peer { to, after, message } => {
+                        self.messages.push((usize::from(to), reactor as u16, after, message));
                     }
                     Output::Enrolled => {}
                 }
@@ -439,7 +474,9 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, place: usize) {
-        let (to, from, message) = self.messages.remove(place);
+        let (to, from, after, message) = self.messages.remove(place);
+        let from_reactor = usize::from(from);
+        self.causes.push(Cause { from: from_reactor, after, to, len: self.sinks[to].log.len() });
         let now = self.now();
         self.cores[to].peer(now, from, message, &mut self.sinks[to]);
         self.collect();
@@ -455,7 +492,7 @@ impl World {
     pub(super) fn deliverable(&self) -> Vec<usize> {
         let mut seen = Vec::new();
         let mut places = Vec::new();
-        for (place, (to, from, _)) in self.messages.iter().enumerate() {
+        for (place, (to, from, ..)) in self.messages.iter().enumerate() {
             if !seen.contains(&(*to, *from)) {
                 seen.push((*to, *from));
                 places.push(place);
@@ -696,6 +733,12 @@ impl World {
         request.flags = U32::new(flags);
         self.send_name(&request, from.1.as_bytes(), to.1.as_bytes());
         World::result(self.wait(&request.header)).map(|_| ())
+    }
+
+    pub(super) fn link(&mut self, inode: Inode, to: (Inode, &str)) -> Result<Attributes, Status> {
+        let request = self.name_message(name_operation::LINK, to.0, inode, 0);
+        self.send_name(&request, to.1.as_bytes(), b"");
+        World::result(self.wait(&request.header))
     }
 
     /// All names of a directory.

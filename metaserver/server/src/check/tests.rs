@@ -299,17 +299,25 @@ fn a_record_that_is_missing_or_repeated_is_found() {
     assert!(matches!(&found[..], [(FindingKind::Record, _)]), "{found:?}");
     // One that nothing else in its log depends on: the other reactor's entry leads to what never was.
     let mut records = all;
-    // Of a shard where no other directory was made: a record's kind, and behind its header of 56
-    // bytes the parent and the inode.
+    // Of a shard where no other directory was made, by a record of kind 20 that prepares it and one of
+    // kind 22 that applies it, of one operation. Behind header and body, of 72 bytes, is the effect:
+    // the inode, and as its kind at 24 that it is made. A file's record has its parent at 56.
     let word =
         |record: &[u8], at: usize| u64::from_le_bytes(record[at..at + 8].try_into().unwrap());
-    let is_made = |record: &&Vec<u8>| record[4] == 2;
-    let made: Vec<Inode> =
-        records[1].iter().filter(is_made).map(|record| Inode(word(record, 64))).collect();
-    let alone =
-        |inode: &&Inode| made.iter().filter(|other| other.shard() == inode.shard()).count() == 1;
-    let inode = *made.iter().find(alone).unwrap();
-    records[1].retain(|record| word(record, 64) != inode.0 && word(record, 56) != inode.0);
+    let is_made = |record: &&Vec<u8>| record[4] == 20 && record[96] == 3;
+    let made: Vec<(Inode, u64)> = records[1]
+        .iter()
+        .filter(is_made)
+        .map(|record| (Inode(word(record, 72)), word(record, 8)))
+        .collect();
+    let alone = |(inode, _): &&(Inode, u64)| {
+        made.iter().filter(|(other, _)| other.shard() == inode.shard()).count() == 1
+    };
+    let (inode, operation) = *made.iter().find(alone).unwrap();
+    records[1].retain(|record| {
+        let of_operation = matches!(record[4], 20 | 22) && word(record, 8) == operation;
+        !of_operation && !(record[4] == 1 && word(record, 56) == inode.0)
+    });
     let (report, found) = Logs::new(&records).found();
     assert!(matches!(&found[..], [(FindingKind::EntryNumber, _)]), "{found:?}");
     assert!(

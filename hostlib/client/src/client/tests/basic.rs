@@ -3,7 +3,7 @@
 
 use gannet_proto::operations::{
     DirectoryEntry, DirectoryReply, EntryReply, StatFsReply, StatsReply, connection_kind, io_flags,
-    name_operation,
+    name_flags, name_operation,
 };
 use gannet_proto::stats::StatsTail;
 use gannet_proto::{Handle, Inode, SessionId, ShardId, Status, TargetId};
@@ -422,6 +422,33 @@ fn a_hello_names_the_session_and_a_rename_both_names() {
     let Asked::Name(request, name, to_name) = cluster.next() else { panic!("a rename") };
     assert_eq!((name.as_slice(), to_name.as_slice()), (&b"from"[..], &b"to"[..]));
     assert_eq!((request.to_parent, request.flags.get()), (to_parent, 2));
+}
+
+#[test]
+fn a_link_names_its_file_and_an_exchange_both_names() {
+    let mut cluster = Cluster::new();
+    let (parent, to_parent) = (file(0), file(1));
+    let (name, to_name) = (b"one".to_vec(), b"other".to_vec());
+    let exchange = Operation::Exchange { parent, name: name.clone(), to_parent, to_name };
+    cluster.client.submit(exchange, 1).unwrap();
+    cluster.client.submit(Operation::Link { file: to_parent, parent, name }, 2).unwrap();
+    cluster.settle();
+    cluster.asked.pop_front().unwrap();
+    let Asked::Name(request, name, to_name) = cluster.next() else { panic!("an exchange") };
+    assert_eq!((name.as_slice(), to_name.as_slice()), (&b"one"[..], &b"other"[..]));
+    assert_eq!(request.operation.get(), name_operation::RENAME);
+    assert_eq!((request.to_parent, request.flags.get()), (to_parent, name_flags::EXCHANGE));
+    let Asked::Name(request, name, to_name) = cluster.next() else { panic!("a link") };
+    assert_eq!((name.as_slice(), to_name.as_slice()), (&b"one"[..], &b""[..]));
+    assert_eq!(request.operation.get(), name_operation::LINK);
+    assert_eq!((request.parent, request.to_parent), (parent, to_parent));
+    for lost in [
+        Operation::Link { file: Handle::default(), parent, name: b"x".to_vec() },
+        Operation::Link { file: parent, parent, name: b"a/b".to_vec() },
+    ] {
+        let refused = cluster.client.submit(lost, 3);
+        assert!(refused.is_err(), "{refused:?}");
+    }
 }
 
 #[test]

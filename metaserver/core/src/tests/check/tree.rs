@@ -6,7 +6,7 @@ use gannet_proto::operations::file_type;
 use super::{Error, Kind, ROOT, Unfinished, check, new_tree, on_one_shard, texts};
 use crate::Lsn;
 use crate::namespace::{Node, StoreSet};
-use crate::record::{Change, StoreList};
+use crate::record::{Action, Change, Effect, Effects, ShardList, StoreList};
 
 #[test]
 fn entries_that_lead_nowhere() {
@@ -20,14 +20,10 @@ fn entries_that_lead_nowhere() {
 
     let mut t = new_tree(2);
     t.add(t.deep, &Change::NodeDropped { inode: t.deep });
-    let said = t.finds(&[(Unfinished, Kind::EntryToNothing, 1)]);
+    let said = t.finds(&[(Error, Kind::EntryToNothing, 1)]);
     let expected = format!("inode {:#x} /c/inner: its entry deep leads to a directory", t.inner.0);
-    assert!(
-        said[0].starts_with("unfinished, harmless: ") && said[0].contains(&expected),
-        "{said:?}"
-    );
+    assert!(said[0].starts_with("error: ") && said[0].contains(&expected), "{said:?}");
 
-    // With inodes on one shard only, nothing was ever left unfinished.
     let mut t = on_one_shard();
     t.add(t.file, &Change::NodeDropped { inode: t.file });
     t.finds(&[(Error, Kind::EntryToNothing, 1)]);
@@ -54,30 +50,59 @@ fn entries_of_the_wrong_type_and_miscounted_links() {
     assert!(said.iter().any(|text| text.contains("9 links and has 1 subdir")), "{said:?}");
 }
 
+/// What a crash leaves undecided is told, and how it will end; the state is judged after that.
+#[test]
+fn operations_that_wait_for_their_decision() {
+    let mut t = new_tree(2);
+    let (inode, parent) = (t.other, t.a);
+    let mut enter = Effects::default();
+    let (entry, file_type) = (inode, file_type::REGULAR);
+    let action = Action::Enter { entry, file_type, name: b"linked" };
+    enter.push(&Effect { inode: parent, time_ns: 1, action });
+    let mut link = Effects::default();
+    link.push(&Effect { inode, time_ns: 1, action: Action::Link });
+    let coordinator = t.a.shard().unwrap();
+    t.add(inode, &Change::Prepared { coordinator, order: 1, effects: link.list() });
+    let said = t.finds(&[(Unfinished, Kind::Undecided, 1)]);
+    let ends = format!("of shard {coordinator} is undone at the next start");
+    assert!(said[0].starts_with("unfinished, harmless: ") && said[0].ends_with(&ends), "{said:?}");
+    let shards = [t.b.shard().unwrap().0.into()];
+    let participants = ShardList::new(&shards);
+    t.add(parent, &Change::Decided { participants, effects: enter.list() });
+    let said = t.finds(&[(Unfinished, Kind::Undecided, 1)]);
+    assert!(said[0].ends_with("takes effect at the next start"), "{said:?}");
+    // Decided for somebody else.
+    let shards = [ROOT.shard().unwrap().0.into()];
+    let participants = ShardList::new(&shards);
+    let none = Effects::default();
+    let decided = Change::Decided { participants, effects: none.list() };
+    t.add(parent, &decided);
+    let said = t.finds(&[(Error, Kind::Links, 1), (Unfinished, Kind::Undecided, 1)]);
+    assert!(said[0].contains("it counts 1 links, and 2 entries lead to it"), "{said:?}");
+    t.add(inode, &Change::Aborted { coordinator });
+    t.finds(&[(Error, Kind::Links, 1)]);
+}
+
 #[test]
 fn inodes_without_a_name() {
     let mut t = new_tree(2);
     let (parent, mode) = (ROOT, file_type::DIRECTORY | 0o755);
     let made = |parent, inode| Change::DirectoryMade { parent, inode, mode, uid: 0, gid: 0 };
     t.add(t.a, &made(parent, Inode::new(t.a.shard().unwrap(), 99)));
-    let said = t.finds(&[(Unfinished, Kind::NoName, 1)]);
+    let said = t.finds(&[(Error, Kind::NoName, 1)]);
     assert!(said[0].contains("without a path: no entry leads to it"), "{said:?}");
     t.add(t.a, &made(t.a, Inode::new(t.a.shard().unwrap(), 100)));
-    t.finds(&[(Error, Kind::NoName, 1), (Unfinished, Kind::NoName, 1)]);
+    t.finds(&[(Error, Kind::NoName, 2)]);
 
     let mut t = new_tree(2);
     let gone = Change::EntryRemoved { directory: t.a, drop_inode: false, name: b"file" };
     t.add(t.a, &gone);
-    let said = t.finds(&[(Unfinished, Kind::NoName, 1)]);
+    let said = t.finds(&[(Error, Kind::NoName, 1)]);
     assert!(said[0].contains("it holds 4 blocks"), "{said:?}");
     let gone = Change::EntryRemoved { directory: t.a, drop_inode: false, name: b"inner" };
     t.add(t.a, &gone);
     // What hangs on a directory without a name cannot be reached either.
-    t.finds(&[
-        (Error, Kind::NoName, 1),
-        (Error, Kind::Unreachable, 1),
-        (Unfinished, Kind::NoName, 1),
-    ]);
+    t.finds(&[(Error, Kind::NoName, 2), (Error, Kind::Unreachable, 1)]);
 
     let mut t = on_one_shard();
     t.add(ROOT, &Change::EntryRemoved { directory: ROOT, drop_inode: false, name: b"file" });
@@ -89,11 +114,11 @@ fn inodes_with_several_names_and_wrong_parents() {
     let mut t = new_tree(2);
     let (inode, file_type) = (t.file, file_type::REGULAR);
     t.add(t.b, &Change::EntryAdded { directory: t.b, inode, file_type, name: b"again" });
-    let said = t.finds(&[(Unfinished, Kind::SeveralNames, 1)]);
-    assert!(said[0].contains("2 entries lead to it"), "{said:?}");
+    let said = t.finds(&[(Error, Kind::Links, 1)]);
+    assert!(said[0].contains("it counts 1 links, and 2 entries lead to it"), "{said:?}");
     let mut t = new_tree(2);
     t.add(t.a, &Change::EntryAdded { directory: t.inner, inode, file_type, name: b"again" });
-    t.finds(&[(Error, Kind::SeveralNames, 1)]);
+    t.finds(&[(Error, Kind::Links, 1)]);
 
     let mut t = new_tree(2);
     t.add(t.deep, &Change::ParentSet { inode: t.deep, parent: t.a });
@@ -103,7 +128,7 @@ fn inodes_with_several_names_and_wrong_parents() {
     assert!(said[0].contains("/c/inner/deep: ") && said[0].ends_with(&expected), "{said:?}");
     let mut t = new_tree(2);
     t.add(t.deep, &Change::ParentSet { inode: t.deep, parent: t.b });
-    t.finds(&[(Unfinished, Kind::WrongParent, 1)]);
+    t.finds(&[(Error, Kind::WrongParent, 1)]);
 
     // A directory with two names whose parent is neither of those who name it.
     let (inode, file_type) = (t.deep, file_type::DIRECTORY);
