@@ -153,7 +153,7 @@ impl Core {
                 operation.stage = Stage::Yielding;
                 self.go_on(id, operation, Step::AwaitName { directory, name }, sink);
             }
-            (Stage::Yielding, _) => self.resume_name(now, context, operation, sink),
+            (Stage::Yielding, Outcome::Done) => self.resume_name(now, context, operation, sink),
             (Stage::Rename(_), outcome) => {
                 self.rename_step_done(now, context, operation, outcome, sink);
             }

@@ -72,12 +72,14 @@ impl Core {
                 checked(self.check_access(*inode, *wanted, identity))
             }
             Step::AwaitName { directory, name } => {
-                let held = self.held.holder(*directory, name).is_some();
-                let waiter = || Waiter::Step(request.clone());
-                if held && self.held.wait(*directory, name, waiter()) {
+                if self.held.holder(*directory, name).is_none() {
+                    Outcome::Done
+                } else if self.held.wait(*directory, name, Waiter::Step(request.clone())) {
                     return;
+                } else {
+                    // Too many wait: beginning anew would meet the same.
+                    Outcome::Failed(Status::AGAIN)
                 }
-                Outcome::Done
             }
             Step::LockRenames => return self.lock_renames(&request, sink),
             Step::UnlockRenames => return self.unlock_renames(sink),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use gannet_proto::operations::{NameRequest, file_type, name_flags, name_operation};
 use gannet_proto::{Handle, Inode, ShardId, Status};
 
-use super::world::{Random, World};
+use super::world::{Output, Random, TestSink, World};
 use crate::check::{Findings, check_replayed};
 use crate::names::shard_of_name;
 use crate::{Core, CoreConfig};
@@ -309,4 +309,72 @@ fn concurrent_operations_survive_a_crash_at_any_point() {
     }
     println!("{points} points");
     assert!(points > 200);
+}
+
+/// Cores of one server start at different speeds: a question may come before the log is replayed.
+#[test]
+fn questions_that_come_before_the_replay_are_answered_after_it() {
+    let mut tree = tree(2);
+    let (a, b) = (tree.a, tree.b);
+    let rename = request(&mut tree, name_operation::RENAME, a, b, 0);
+    let mut world = tree.world;
+    world.send_name(&rename, b"f", b"g");
+    let coordinator = world.reactor(&rename.header);
+    // Prepared, decided, and not applied: the decision is on its way.
+    let undecided = world.sinks[coordinator].log.len();
+    while world.sinks[coordinator].log.len() == undecided {
+        world.deliver(0);
+    }
+    let all: Vec<usize> = world.sinks.iter().map(|sink| sink.log.len()).collect();
+    let left = logs(&world, &all);
+    let participant = 1 - coordinator;
+    let mut cores: Vec<Core> =
+        (0..2).map(|reactor| Core::new(CoreConfig { reactor, ..world.config.clone() })).collect();
+    let mut sinks = [TestSink::default(), TestSink::default()];
+    let now = world.now();
+    let carry = |from: usize, cores: &mut Vec<Core>, sinks: &mut [TestSink; 2]| {
+        while let Some(output) = sinks[from].outputs.pop_front() {
+            let Output::Peer { to, message, .. } = output else { panic!("{output:?}") };
+            let to = usize::from(to);
+            cores[to].peer(now, from as u16, message, &mut sinks[to]);
+        }
+    };
+    for reactor in [participant, coordinator] {
+        left[reactor].iter().for_each(|record| cores[reactor].replay(record).unwrap());
+        cores[reactor].finish_replay(now, &mut sinks[reactor]);
+        carry(reactor, &mut cores, &mut sinks);
+        assert!(!cores[participant].ready() && !cores[coordinator].ready());
+    }
+    for _ in 0..3 {
+        carry(participant, &mut cores, &mut sinks);
+        carry(coordinator, &mut cores, &mut sinks);
+    }
+    for core in &cores {
+        assert!(core.ready() && core.is_quiet());
+    }
+    let entry = cores[participant].nodes.get(&tree.b).unwrap().directory().unwrap();
+    assert_eq!(entry.entries.get(b"g").unwrap().inode, tree.file, "it was decided");
+}
+
+/// A number that a participant remembers is not given to another operation.
+#[test]
+fn numbers_of_operations_that_only_a_participant_knows_are_not_used_again() {
+    let mut tree = tree(2);
+    let (a, b) = (tree.a, tree.b);
+    let rename = request(&mut tree, name_operation::RENAME, a, b, 0);
+    let mut world = tree.world;
+    let number = |record: &[u8]| u64::from_le_bytes(record[8..16].try_into().unwrap());
+    world.send_name(&rename, b"f", b"g");
+    world.deliver(0);
+    let all: Vec<usize> = world.sinks.iter().map(|sink| sink.log.len()).collect();
+    let participant = 1 - world.reactor(&rename.header);
+    let asked = number(world.sinks[participant].log.last().unwrap());
+    let mut left = recover(&world.config, &logs(&world, &all), "prepared only");
+    left.sequences.clone_from(&world.sequences);
+    left.open();
+    let begun = left.sinks[1 - participant].log.len();
+    left.create(tree.a, "next").unwrap();
+    let next = number(&left.sinks[1 - participant].log[begun]);
+    assert!(next > asked, "{next} after {asked}");
+    assert_eq!(left.lookup(tree.a, "f"), Ok(tree.file), "it was not decided");
 }

@@ -316,7 +316,8 @@ fn a_record_that_is_missing_or_repeated_is_found() {
     let (inode, operation) = *made.iter().find(alone).unwrap();
     records[1].retain(|record| {
         let of_operation = matches!(record[4], 20 | 22) && word(record, 8) == operation;
-        !of_operation && !(record[4] == 1 && word(record, 56) == inode.0)
+        let of_file = record[4] == 1 && word(record, 56) == inode.0;
+        !of_operation && !of_file
     });
     let (report, found) = Logs::new(&records).found();
     assert!(matches!(&found[..], [(FindingKind::EntryNumber, _)]), "{found:?}");

@@ -34,6 +34,8 @@ enum Step {
     Make { name: Name, is_directory: bool },
     Remove { name: Name },
     Rename { name: Name, to: Name },
+    Exchange { name: Name, to: Name },
+    Link { name: Name, to: Name, file: Found },
     Find { name: Name },
     List { directory: usize },
 }
@@ -65,7 +67,7 @@ impl Names {
     pub fn files(&self) -> impl Iterator<Item = (Handle, usize)> {
         let in_doubt: Vec<&Name> = match &self.pending {
             Some(Step::Remove { name }) => vec![name],
-            Some(Step::Rename { name, to }) => vec![name, to],
+            Some(Step::Rename { name, to } | Step::Exchange { name, to }) => vec![name, to],
             _ => Vec::new(),
         };
         self.known
@@ -117,6 +119,14 @@ impl Names {
                 pick(random, &all).map(|name| Step::Find { name })
             }
             6 => Some(Step::List { directory: random.index(self.directories.len()) }),
+            7 if random.coin() => pick(random, &present).and_then(|name| {
+                let to = pick(random, &present)?;
+                (to != name).then_some(Step::Exchange { name, to })
+            }),
+            7 => pick(random, &present).and_then(|name| {
+                let file = self.known[&name].filter(|found| !found.is_directory)?;
+                Some(Step::Link { name, to: self.fresh(random), file })
+            }),
             _ => None,
         };
         if let Some(step) = step {
@@ -179,6 +189,15 @@ impl Names {
                 to_name: to.1,
                 no_replace: false,
             },
+            Step::Exchange { name, to } => Operation::Exchange {
+                parent: parent(&name),
+                name: name.1,
+                to_parent: parent(&to),
+                to_name: to.1,
+            },
+            Step::Link { to, file, .. } => {
+                Operation::Link { file: file.handle, parent: parent(&to), name: to.1 }
+            }
             Step::Find { name } => Operation::Lookup { parent: parent(&name), path: name.1 },
             Step::List { directory } => {
                 Operation::Readdir { directory: self.directories[directory], after: Vec::new() }
@@ -228,12 +247,41 @@ impl Names {
                 let Some(moved) = self.known[name] else {
                     return complaint("moved what was not there");
                 };
-                self.known.insert(name.clone(), None);
-                self.known.insert(to.clone(), Some(moved));
+                // Two names of one file stay.
+                if self.known[to].is_none_or(|there| there.handle != moved.handle) {
+                    self.known.insert(name.clone(), None);
+                    self.known.insert(to.clone(), Some(moved));
+                }
             }
-            (Step::Remove { name } | Step::Rename { name, .. } | Step::Find { name }, Err(_))
-                if status == Some(Status::NOT_FOUND) =>
-            {
+            (Step::Exchange { name, to }, Ok(_)) => {
+                let (one, other) = (self.known[name], self.known[to]);
+                if one.is_none() || other.is_none() {
+                    return complaint("exchanged what was not there");
+                }
+                self.known.insert(name.clone(), other);
+                self.known.insert(to.clone(), one);
+            }
+            (Step::Link { name, to, file }, Ok(Outcome::Entry(linked))) => {
+                if self.known[to].is_some() {
+                    return complaint("linked over what was there");
+                }
+                let names =
+                    self.known.values().flatten().filter(|found| found.handle == file.handle);
+                // More, if a name was given up that is there.
+                let links = linked.links.get() as usize;
+                if linked.handle != file.handle || links < names.count() + 1 {
+                    return complaint("linked something else");
+                }
+                let file = self.known[name];
+                self.known.insert(to.clone(), file);
+            }
+            (
+                Step::Remove { name }
+                | Step::Rename { name, .. }
+                | Step::Exchange { name, .. }
+                | Step::Find { name },
+                Err(_),
+            ) if status == Some(Status::NOT_FOUND) => {
                 if self.known[name].is_some() {
                     return complaint("did not find what is there");
                 }
@@ -285,7 +333,8 @@ impl Names {
     fn give_up(&mut self, step: &Step) {
         let names = match step {
             Step::Make { name, .. } | Step::Remove { name } => vec![name],
-            Step::Rename { name, to } => vec![name, to],
+            Step::Rename { name, to } | Step::Exchange { name, to } => vec![name, to],
+            Step::Link { to, .. } => vec![to],
             Step::Find { .. } | Step::List { .. } => Vec::new(),
         };
         for name in names {

@@ -83,7 +83,14 @@ impl Host {
             ErrorKind::Status(Status::EXISTS | Status::NOT_FOUND) => {
                 matches!(
                     error.operation,
-                    "mkdir" | "create" | "unlink" | "rmdir" | "rename" | "lookup"
+                    "mkdir"
+                        | "create"
+                        | "unlink"
+                        | "rmdir"
+                        | "rename"
+                        | "exchange"
+                        | "link"
+                        | "lookup"
                 )
             }
             ErrorKind::SlotsLost => {
