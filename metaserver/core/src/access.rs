@@ -280,6 +280,7 @@ impl Core {
         match self.asker(session, identity)? {
             None => Ok(()),
             Some(asker) if asker.uid == node.uid || asker.may(node, wanted) => Ok(()),
+            Some(asker) if self.is_open_for(session, node.inode, asker.uid, wanted) => Ok(()),
             Some(_) => Err(Status::ACCESS),
         }
     }
@@ -348,7 +349,7 @@ impl Core {
             } else if times != 0 && !owns {
                 return Err(Status::NOT_PERMITTED);
             }
-            if has(SIZE) {
+            if has(SIZE) && !self.is_open_for(session, node.inode, asker.uid, WRITE) {
                 check(node, asker, WRITE)?;
             }
         }

@@ -82,6 +82,7 @@ impl Core {
         change: &Change<'_>,
         sink: &mut impl Sink,
     ) -> (Lsn, Option<KeptReply>) {
+        self.keep_what_is_open(origin, change, sink);
         let mut bytes = std::mem::take(&mut self.scratch.record);
         record::encode(&mut bytes, origin, change);
         debug_assert_eq!(record::decode(&bytes), Ok((*origin, *change)));
@@ -146,12 +147,12 @@ impl Core {
                 }
                 let removed = self.take_entry(directory, name, time_ns, lsn);
                 if let Some(entry) = removed.filter(|_| drop_inode) {
-                    self.drop_node(entry.inode, lsn);
+                    self.drop_node(entry.inode, time_ns, lsn);
                 }
             }
             Change::NodeDropped { inode } => {
                 self.check_node(inode)?;
-                self.drop_node(inode, lsn);
+                self.drop_node(inode, time_ns, lsn);
             }
             Change::Renamed { directory, to_directory, drop_inode, name, to_name } => {
                 self.check_entry(directory, name, true)?;
@@ -184,6 +185,10 @@ impl Core {
             Change::WriteCommitted { inode, size, extents } => {
                 self.apply_write(inode, size, extents, time_ns, lsn)?;
             }
+            Change::OpenKept { inode } => match self.nodes.get(&inode) {
+                Some(node) if node.file().is_some() && node.links > 0 => self.opens.keep(inode),
+                _ => return contradiction("open file", inode.0),
+            },
             Change::SessionEnded { session } => self.sessions.remove(session),
             Change::TargetAdded { .. }
             | Change::StoreAdded { .. }
@@ -279,7 +284,7 @@ impl Core {
         let Some(entry) = self.take_entry(directory, name, time_ns, lsn) else { return };
         self.put_entry(to_directory, to_name, entry, time_ns, lsn);
         if let Some(replaced) = replaced.filter(|_| drop_inode) {
-            self.drop_node(replaced.inode, lsn);
+            self.drop_node(replaced.inode, time_ns, lsn);
         }
         if entry.file_type == file_type::DIRECTORY && directory != to_directory {
             self.set_parent(entry.inode, to_directory, time_ns, lsn);
@@ -295,7 +300,15 @@ impl Core {
         }
     }
 
-    fn drop_node(&mut self, inode: Inode, lsn: Lsn) {
+    /// The last name of an inode is gone, or nobody has an orphan open any more.
+    fn drop_node(&mut self, inode: Inode, time_ns: i64, lsn: Lsn) {
+        if self.opens.orphan(inode, self.replaying) {
+            if let Some(node) = self.nodes.get_mut(&inode) {
+                (node.links, node.ctime_ns, node.lsn) = (0, time_ns, lsn);
+            }
+            return;
+        }
+        self.opens.gone(inode);
         let (Some(node), Some(shard)) = (self.nodes.remove(&inode), inode.shard()) else { return };
         self.shards[usize::from(shard.0)].removed = lsn;
         self.clock += 1;

@@ -216,6 +216,8 @@ pub(crate) enum Change<'a> {
     ZoneAssigned { store: StoreId, zone: u32, shard: ShardId },
     /// A zone belongs to nobody.
     ZoneReturned { store: StoreId, zone: u32 },
+    /// A file stays when its last name goes: somebody has it open.
+    OpenKept { inode: Inode },
     /// A session and its kept replies are forgotten.
     SessionEnded { session: u64 },
 }

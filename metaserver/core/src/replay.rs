@@ -33,6 +33,7 @@ impl Core {
     /// Reactor 0 tells the others of data servers and zones, and they are ready when they know.
     pub fn finish_replay(&mut self, now: Now, sink: &mut impl Sink) {
         self.replaying = false;
+        self.opens.replayed();
         let root = Inode::ROOT;
         if self.is_local(root) && !self.nodes.contains_key(&root) {
             let origin = self.origin_of_core(now, Some(ShardId(0)));

@@ -4,6 +4,7 @@
 mod access;
 mod check;
 mod format;
+mod opens;
 mod random;
 mod requests;
 mod room;

@@ -64,9 +64,11 @@ impl<'a> View<'a> {
                 format!("it is {} bytes long, more than a file can be", file.size)
             });
         }
-        if node.links != 1 {
+        // Without a name it is there as long as somebody has it open.
+        let links = u32::from(!core.opens.is_orphan(node.inode));
+        if node.links != links {
             findings.error(FindingKind::Links, place(), || {
-                format!("it counts {} links, a file has one", node.links)
+                format!("it counts {} links, and has {links}", node.links)
             });
         }
         if core.ready {

@@ -183,6 +183,11 @@ impl<'a> View<'a> {
             }
             return;
         }
+        if core.opens.is_orphan(inode) && !names.is_empty() {
+            findings.error(FindingKind::Links, place(), || {
+                format!("its last name is gone, and {} entries lead to it", names.len())
+            });
+        }
         match names {
             [] => self.check_nameless(core, node, findings),
             [name] => {
@@ -211,6 +216,8 @@ impl<'a> View<'a> {
     fn check_nameless(&self, core: &Core, node: &Node, findings: &mut Findings) {
         let place = Place::inode(core.config.reactor, node.inode);
         match &node.content {
+            // Somebody has it open, or had so before the last stop.
+            Content::File(_) if core.opens.is_orphan(node.inode) => {}
             Content::File(file) => {
                 findings.add(self.left(true), FindingKind::NoName, place, || {
                     format!("no entry leads to it; it holds {} blocks", file.extents.blocks())

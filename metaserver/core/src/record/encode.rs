@@ -49,6 +49,7 @@ impl Change<'_> {
             Change::ZoneAssigned { .. } => kind::ZONE_ASSIGNED,
             Change::ZoneReturned { .. } => kind::ZONE_RETURNED,
             Change::SessionEnded { .. } => kind::SESSION_ENDED,
+            Change::OpenKept { .. } => kind::OPEN_KEPT,
         }
     }
 }
@@ -137,7 +138,7 @@ fn encode_body(bytes: &mut Vec<u8>, change: &Change<'_>) {
             };
             put(bytes, body.as_bytes(), [name, to_name]);
         }
-        Change::NodeDropped { inode } => {
+        Change::NodeDropped { inode } | Change::OpenKept { inode } => {
             let body = PairBody { inode: U64::new(inode.0), other: U64::ZERO };
             put(bytes, body.as_bytes(), [&[], &[]]);
         }

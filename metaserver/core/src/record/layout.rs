@@ -22,6 +22,7 @@ pub(super) mod kind {
     pub(in crate::record) const ZONE_ASSIGNED: u16 = 14;
     pub(in crate::record) const ZONE_RETURNED: u16 = 15;
     pub(in crate::record) const SESSION_ENDED: u16 = 16;
+    pub(in crate::record) const OPEN_KEPT: u16 = 40;
 }
 
 /// Declares the fixed body of a kind of record, with its size.

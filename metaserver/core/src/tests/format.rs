@@ -183,7 +183,7 @@ proptest! {
     #[test]
     fn noise_is_refused_or_read_but_never_panics(
         bytes in prop::collection::vec(any::<u8>(), 0..300),
-        kind in 0..20u16,
+        kind in 0..50u16,
         reply in 0..6u16,
     ) {
         let mut bytes = bytes;
