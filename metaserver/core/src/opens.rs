@@ -195,11 +195,16 @@ impl Core {
         }
     }
 
-    /// A host says that it has a file open, since before the metadata server's start. What it may
-    /// not open now the open keeps, and grants no right to.
+    /// A host says that it has a file open, since before the metadata server's start. Where it may
+    /// not open the file now, the file is kept all the same, and the open grants nothing. An open
+    /// that is known stays as it is.
     pub fn declare_open(&mut self, session: SessionIndex, request: &DeclareOpen) {
         let (inode, number) = (request.handle.inode(), request.open.get());
         let Some(rights) = rights_of(request.operation.get()) else { return };
+        let known = self.sessions.view(session).map(|session| &session.opens);
+        if known.is_none_or(|opens| opens.contains_key(&(inode, number))) {
+            return;
+        }
         let identity = request.identity.get();
         if self.open_file(session, inode, number, identity, rights) == Err(Status::ACCESS)
             && let Ok(Some(asker)) = self.asker(session, identity)
