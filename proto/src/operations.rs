@@ -312,6 +312,15 @@ pub mod inode_operation {
     pub const OPEN: u16 = 2;
     /// Everything acknowledged on the file is durable when this is answered.
     pub const FSYNC: u16 = 3;
+    /// Opens an inode for reading, under a number of the host's. An open file stays when its last
+    /// name goes, and the open grants what it was made for, whatever becomes of the mode.
+    pub const OPEN_READ: u16 = 4;
+    /// Opens it for writing.
+    pub const OPEN_WRITE: u16 = 5;
+    /// Opens it for both.
+    pub const OPEN_READ_WRITE: u16 = 6;
+    /// Ends the open with that number. Succeeds if there is none.
+    pub const CLOSE: u16 = 7;
 }
 
 message! {
@@ -325,8 +334,8 @@ message! {
         operation: U16,
         /// On whose behalf, see [`crate::identity::SetIdentity`].
         identity: U16,
-        /// Reserved, 0.
-        reserved: [u8; 4],
+        /// Number of the open that is made or ended; not looked at otherwise.
+        open: U32,
     }
 }
 
@@ -499,6 +508,21 @@ message! {
     0x2a, 16, Cancel {
         /// The request, as it was sent.
         header: RequestHeader,
+    }
+}
+
+message! {
+    /// Tells a metadata server that started anew what the host has open there. No reply. A file whose
+    /// last name is gone is kept if this comes while the session's lease of the last run lasts.
+    0x51, 24, DeclareOpen {
+        /// The inode.
+        handle: Handle,
+        /// What it was opened for, see [`inode_operation`].
+        operation: U16,
+        /// On whose behalf, see [`crate::identity::SetIdentity`].
+        identity: U16,
+        /// Number of the open.
+        open: U32,
     }
 }
 

@@ -47,6 +47,8 @@ statuses! {
     IS_DIRECTORY = 21, "is a directory";
     /// An argument is out of its domain.
     INVALID = 22, "invalid argument";
+    /// The session has as many inodes open as it may.
+    TOO_MANY_OPEN = 24, "too many open files";
     /// The file would become too large.
     FILE_TOO_LARGE = 27, "file too large";
     /// No space is left on the data servers that the file may use.

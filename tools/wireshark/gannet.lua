@@ -229,7 +229,7 @@ local status_names = {
     [5] = "input/output error", [11] = "resource temporarily unavailable", [12] = "out of memory",
     [13] = "permission denied", [16] = "device or resource busy", [17] = "file exists",
     [20] = "not a directory", [21] = "is a directory", [22] = "invalid argument",
-    [27] = "file too large", [28] = "no space left on device", [31] = "too many links",
+    [24] = "too many open files", [27] = "file too large", [28] = "no space left on device", [31] = "too many links",
     [36] = "file name too long", [39] = "directory not empty", [95] = "operation not supported", [110] = "timed out",
     [116] = "stale file handle", [125] = "operation cancelled",
     [0x1000] = "WRONG_SHARD: the shard is served elsewhere",
@@ -256,7 +256,9 @@ local name_operations = {
     "LOOKUP", "CREATE", "MKDIR", "UNLINK", "RMDIR", "RENAME", "READDIR", "LINK",
 }
 local name_flags = { { 1, "EXCLUSIVE" }, { 2, "NO_REPLACE" }, { 4, "EXCHANGE" } }
-local inode_operations = { "STAT", "OPEN", "FSYNC" }
+local inode_operations = {
+    "STAT", "OPEN", "FSYNC", "OPEN_READ", "OPEN_WRITE", "OPEN_READ_WRITE", "CLOSE",
+}
 local grant_operations = { "READ", "WRITE", "ZERO" }
 local yes_no = { [0] = "no", [1] = "yes" }
 local roles = { [0] = "metadata-server reactor", [1] = "data server" }
@@ -556,7 +558,7 @@ message(0x21, "InodeRequest", {
     { "handle", Handle },
     { "operation", u16({ values = inode_operations }) },
     { "identity", u16() },
-    { "reserved", reserved(4) },
+    { "open", u32() },
 }, {
     summary = function(body) return inode_operations[number_at(body, 32, 2)] end,
 })
@@ -624,6 +626,14 @@ message(0x29, "Unregister", {
     { "reserved", reserved(4) },
 })
 message(0x2a, "Cancel", { { "header", RequestHeader } })
+message(0x51, "DeclareOpen", {
+    { "handle", Handle },
+    { "operation", u16({ values = inode_operations }) },
+    { "identity", u16() },
+    { "open", u32() },
+}, {
+    summary = function(body) return inode_operations[number_at(body, 16, 2)] end,
+})
 tail_field("SetIdentity", "group", ProtoField.uint32, base.DEC)
 message(0x50, "SetIdentity", {
     { "identity", u16() },

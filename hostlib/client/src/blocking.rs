@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::counters::Counters;
 use crate::error::{ErrorKind, RequestError};
 use crate::identities::{Identity, IdentityId};
+use crate::opens::{OpenAccess, OpenId};
 use crate::operation::{AttributeChanges, Completion, Entry, Operation, Outcome, Ownership, Space};
 use crate::options::ClientOptions;
 use crate::waiter::Waiter;
@@ -229,6 +230,29 @@ impl<F: Fabric> Session<F> {
     pub fn open(&mut self, path: &str) -> Result<Attributes, RequestError> {
         let file = self.resolve(path)?.handle;
         self.entry(Operation::Open { file })
+    }
+
+    /// Opens a file: see [`Operation::OpenFile`].
+    ///
+    /// # Errors
+    /// `ACCESS`, `IS_DIRECTORY`, `TOO_MANY_OPEN`, or as [`Session::resolve`].
+    pub fn open_file(
+        &mut self,
+        path: &str,
+        access: OpenAccess,
+    ) -> Result<(Attributes, OpenId), RequestError> {
+        let file = self.resolve(path)?.handle;
+        let open = self.client.new_open();
+        let attributes = self.entry(Operation::OpenFile { file, access, open })?;
+        Ok((attributes, open))
+    }
+
+    /// Ends an open.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn close_file(&mut self, file: Handle, open: OpenId) -> Result<(), RequestError> {
+        self.entry(Operation::CloseFile { file, open }).map(|_attributes| ())
     }
 
     /// Makes a regular file; finds the existing one unless `exclusive`.

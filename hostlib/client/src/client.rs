@@ -34,6 +34,7 @@ use crate::defects::Defects;
 use crate::error::ErrorKind;
 use crate::identities::{Identities, Identity, IdentityId};
 use crate::link::LinkTimes;
+use crate::opens::{OpenId, Opens};
 use crate::operation::{Completion, Operation, Refused, RequestId};
 use crate::options::{ClientOptions, Protection};
 use crate::regions::Regions;
@@ -120,6 +121,7 @@ pub struct Client<F: Fabric> {
     unflushed: bool,
     sets: Sets,
     identities: Identities,
+    opens: Opens,
     /// Counts changes of data sessions and registrations.
     sets_version: u64,
     /// Tags of the client's own questions.
@@ -165,6 +167,7 @@ impl<F: Fabric> Client<F> {
             regions: Regions::default(),
             sets: Sets::new(),
             identities: Identities::default(),
+            opens: Opens::default(),
             sets_version: 0,
             next_tag: 0,
             deadlines: Deadlines::with_capacity(2 * capacity),
@@ -233,6 +236,10 @@ impl<F: Fabric> Client<F> {
                 return Err(Refused { operation, error });
             }
         };
+        if let Some(Operation::CloseFile { open, .. }) = &self.requests[index].operation {
+            // However the request ends: the server is not told of it again.
+            self.opens.remove(*open);
+        }
         self.counters.requests += 1;
         self.requests[index].identity = identity;
         let id = self.requests.id(index);
@@ -250,6 +257,11 @@ impl<F: Fabric> Client<F> {
     /// `Invalid` for a number or a number of groups that is out of bounds.
     pub fn set_identity(&mut self, id: IdentityId, identity: &Identity) -> Result<(), ErrorKind> {
         self.identities.set(id, identity)
+    }
+
+    /// A number for [`Operation::OpenFile`].
+    pub fn new_open(&mut self) -> OpenId {
+        self.opens.next()
     }
 
     /// Asks to end a request early. Its completion follows in bounded time: `Cancelled`, or its
@@ -313,6 +325,9 @@ impl<F: Fabric> Client<F> {
             } else if !outbox.is_empty() {
                 return Time::ZERO;
             }
+        }
+        if self.opens.has_untold() && deadline > self.now + BLOCKED_RETRY {
+            return self.now + BLOCKED_RETRY;
         }
         deadline
     }

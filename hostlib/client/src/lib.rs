@@ -21,6 +21,7 @@ mod error;
 mod fabrics;
 mod identities;
 mod link;
+mod opens;
 mod operation;
 mod options;
 mod outbox;
@@ -38,6 +39,7 @@ pub use counters::{ClientCounters, Counters, Peer, PeerConnection, Role, ServerC
 pub use error::{ErrorKind, RequestError};
 pub use fabrics::{Fabrics, UnknownFabrics};
 pub use identities::{Identity, IdentityId};
+pub use opens::{OpenAccess, OpenId};
 pub use operation::{
     AttributeChanges, Completion, Entry, Listing, Operation, Outcome, Ownership, Refused,
     RequestId, SetTime, Space,

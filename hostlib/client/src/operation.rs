@@ -7,6 +7,7 @@ use gannet_proto::{Handle, Inode, Status};
 
 use crate::counters::Counters;
 use crate::error::{ErrorKind, RequestError};
+use crate::opens::{OpenAccess, OpenId};
 
 /// Names a submitted request until its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -160,6 +161,24 @@ pub enum Operation {
     Open {
         /// The file.
         file: Handle,
+    },
+    /// Opens a file: it stays when its last name goes, and may be read and written until
+    /// [`Operation::CloseFile`] or the end of the session, whatever becomes of its mode. After a
+    /// restart of the metadata server what it still may do is decided by the mode it has then.
+    OpenFile {
+        /// The file.
+        file: Handle,
+        /// What for.
+        access: OpenAccess,
+        /// A number of [`crate::Client::new_open`].
+        open: OpenId,
+    },
+    /// Ends an open, which counts as ended when this is submitted.
+    CloseFile {
+        /// The file.
+        file: Handle,
+        /// The open.
+        open: OpenId,
     },
     /// Changes attributes.
     SetAttributes {
@@ -329,7 +348,8 @@ impl Operation {
             Operation::Link { .. } => "link",
             Operation::Readdir { .. } => "readdir",
             Operation::Stat { .. } => "stat",
-            Operation::Open { .. } => "open",
+            Operation::Open { .. } | Operation::OpenFile { .. } => "open",
+            Operation::CloseFile { .. } => "close",
             Operation::SetAttributes { .. } => "set attributes",
             Operation::Fsync { .. } => "fsync",
             Operation::Read { .. } => "read",
@@ -346,6 +366,8 @@ impl Operation {
             | Operation::Readdir { .. }
             | Operation::Stat { .. }
             | Operation::Open { .. }
+            | Operation::OpenFile { .. }
+            | Operation::CloseFile { .. }
             | Operation::Fsync { .. }
             | Operation::Read { .. } => Class::Query,
             Operation::Create { .. }
@@ -374,6 +396,8 @@ impl Operation {
             Operation::Readdir { directory, .. } => Some(*directory),
             Operation::Stat { handle } | Operation::SetAttributes { handle, .. } => Some(*handle),
             Operation::Open { file }
+            | Operation::OpenFile { file, .. }
+            | Operation::CloseFile { file, .. }
             | Operation::Fsync { file }
             | Operation::Read { file, .. }
             | Operation::Write { file, .. } => Some(*file),

@@ -1,7 +1,7 @@
 //! What an identity may do: the checks before an operation, as POSIX has them.
 //!
 //! The superuser passes them all. What belongs to other shards is asked there before the operation
-//! begins ([`Step::CheckEntering`], [`Step::CheckOwner`], [`Step::CheckAccess`]): the right is one that was there at some
+//! begins ([`Step::CheckEntering`], [`Step::CheckOwner`]): the right is one that was there at some
 //! moment between request and reply. `ACCESS` stands for a permission that the mode bits do not
 //! grant, `NOT_PERMITTED` for what only an owner may do.
 
@@ -34,8 +34,6 @@ mod passed {
     pub(super) const SOURCE: u8 = 1;
     /// The directory that RENAME moves into may be written to.
     pub(super) const DESTINATION: u8 = 2;
-    /// The directory that RENAME moves, and gives a new parent, may be written to.
-    pub(super) const MOVED: u8 = 4;
 }
 
 /// What is left of the permission bits when somebody else than the owner changed the file, or its
@@ -120,9 +118,9 @@ impl Core {
         let operation = request.operation.get();
         let renames = operation == name_operation::RENAME;
         let removes = matches!(operation, name_operation::UNLINK | name_operation::RMDIR);
-        let Some(entry) = self.entry(parent, names.name).filter(|_| renames || removes) else {
+        if !(renames || removes) || self.entry(parent, names.name).is_none() {
             return Ok(None);
-        };
+        }
         let asked = context.operation.and_then(|id| self.operations.find(id));
         let passed = asked.map_or(0, |operation| operation.passed);
         if passed & passed::SOURCE == 0
@@ -135,15 +133,6 @@ impl Core {
             return Ok(None);
         }
         let (to_parent, _) = directory_of(&request.to_parent)?;
-        let moves_directory = entry.file_type == file_type::DIRECTORY && parent != to_parent;
-        if moves_directory && passed & passed::MOVED == 0 {
-            if !self.is_local(entry.inode) {
-                let (inode, identity) = (entry.inode, *asker);
-                let step = Step::CheckAccess { inode, wanted: WRITE, identity };
-                return Ok(Some(Question { step, bit: passed::MOVED }));
-            }
-            self.check_access(entry.inode, WRITE, asker)?;
-        }
         if passed & passed::DESTINATION != 0 {
             return Ok(None);
         }
@@ -278,6 +267,7 @@ impl Core {
         match self.asker(session, identity)? {
             None => Ok(()),
             Some(asker) if asker.uid == node.uid || asker.may(node, wanted) => Ok(()),
+            Some(asker) if self.is_open_for(session, node.inode, asker.uid, wanted) => Ok(()),
             Some(_) => Err(Status::ACCESS),
         }
     }
@@ -346,7 +336,7 @@ impl Core {
             } else if times != 0 && !owns {
                 return Err(Status::NOT_PERMITTED);
             }
-            if has(SIZE) {
+            if has(SIZE) && !self.is_open_for(session, node.inode, asker.uid, WRITE) {
                 check(node, asker, WRITE)?;
             }
         }

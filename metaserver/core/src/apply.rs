@@ -82,6 +82,7 @@ impl Core {
         change: &Change<'_>,
         sink: &mut impl Sink,
     ) -> (Lsn, Option<KeptReply>) {
+        self.keep_what_is_open(origin, change, sink);
         let mut bytes = std::mem::take(&mut self.scratch.record);
         record::encode(&mut bytes, origin, change);
         debug_assert_eq!(record::decode(&bytes), Ok((*origin, *change)));
@@ -151,6 +152,7 @@ impl Core {
             }
             Change::NodeDropped { inode } => {
                 self.check_node(inode)?;
+                self.opens.gone(inode);
                 self.release_node(inode, lsn);
             }
             Change::Renamed { directory, to_directory, drop_inode, name, to_name } => {
@@ -184,6 +186,10 @@ impl Core {
             Change::WriteCommitted { inode, size, extents } => {
                 self.apply_write(inode, size, extents, time_ns, lsn)?;
             }
+            Change::OpenKept { inode } => match self.nodes.get(&inode) {
+                Some(node) if node.file().is_some() && node.links > 0 => self.opens.keep(inode),
+                _ => return contradiction("open file", inode.0),
+            },
             Change::SessionEnded { session } => self.sessions.remove(session),
             Change::Prepared { coordinator, order, effects } => {
                 self.apply_prepared(origin, (coordinator, order), effects)?;

@@ -5,6 +5,7 @@ use gannet_proto::operations::{InodeRequest, SetAttributes, attribute_mask, inod
 use gannet_proto::{Inode, Status};
 
 use crate::holds::Range;
+use crate::opens::opens_or_closes;
 use crate::operations::{NONE, Request};
 use crate::record::{Change, Reply};
 use crate::reply::{Context, ReplyKind};
@@ -27,6 +28,9 @@ impl Core {
         let status = match self.inode_of(&context, &request.handle) {
             Err(status) => status,
             Ok(inode) => match (self.nodes.get(&inode), request.operation.get()) {
+                (_, operation) if opens_or_closes(operation) => {
+                    return self.open_or_close(now, &context, inode, request, sink);
+                }
                 (
                     Some(node),
                     inode_operation::STAT | inode_operation::OPEN | inode_operation::FSYNC,

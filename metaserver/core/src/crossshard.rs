@@ -8,6 +8,7 @@ use gannet_proto::operations::{Attributes, file_type};
 use gannet_proto::{Inode, ShardId, Status};
 
 use crate::held::{Holder, Waiter};
+use crate::identities::WRITE;
 use crate::names::Stop;
 use crate::namespace::{Node, StoreSet};
 use crate::operations::{OperationId, Request};
@@ -31,7 +32,6 @@ impl Step {
             | Step::Enter { directory: inode, .. }
             | Step::AwaitName { directory: inode, .. }
             | Step::CheckEntering { directory: inode, .. }
-            | Step::CheckAccess { inode, .. }
             | Step::CheckOwner { inode, .. }
             | Step::Ancestry { from: inode, .. } => *inode,
         };
@@ -46,7 +46,6 @@ impl Step {
             Step::AwaitName { .. }
                 | Step::Ancestry { .. }
                 | Step::CheckEntering { .. }
-                | Step::CheckAccess { .. }
                 | Step::CheckOwner { .. }
                 | Step::LockRenames
                 | Step::UnlockRenames
@@ -68,9 +67,6 @@ impl Core {
                 }
             }
             Step::CheckOwner { inode, uid } => checked(self.check_owner(*inode, *uid)),
-            Step::CheckAccess { inode, wanted, identity } => {
-                checked(self.check_access(*inode, *wanted, identity))
-            }
             Step::AwaitName { directory, name } => {
                 if self.held.holder(*directory, name).is_none() {
                     Outcome::Done
@@ -163,8 +159,11 @@ impl Core {
                 let entered = Action::Enter { entry: inode, file_type, name };
                 (Some(effect(*directory, entered)), Outcome::Entered { replaced })
             }
-            Step::SetParent { inode, parent } => {
+            Step::SetParent { inode, parent, asker } => {
                 self.check_free(*inode, b"", Some(mine))?;
+                if let Some(asker) = asker {
+                    self.check_access(*inode, WRITE, asker)?;
+                }
                 let node = self.nodes.get(inode).filter(|node| node.directory().is_some());
                 let moved = Action::Reparent { parent: *parent };
                 (node.map(|_| effect(*inode, moved)), Outcome::Done)

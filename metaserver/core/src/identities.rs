@@ -34,6 +34,11 @@ impl Identity {
         identity
     }
 
+    /// Somebody who has no more rights than anybody else.
+    pub(crate) fn nobody() -> Identity {
+        Identity::new(u32::MAX, u32::MAX, &[])
+    }
+
     /// Whether no permission stops it.
     pub(crate) fn is_superuser(&self) -> bool {
         self.uid == 0

@@ -20,6 +20,7 @@ use crate::defects::Defects;
 use crate::held::HeldNames;
 use crate::holds::Holds;
 use crate::nodes::Nodes;
+use crate::opens::Opens;
 use crate::operations::{OperationId, Operations};
 use crate::record::Change;
 use crate::recovery::Recovery;
@@ -141,6 +142,7 @@ mod name_operations;
 mod names;
 mod namespace;
 mod nodes;
+mod opens;
 mod operations;
 mod peer;
 mod read;
@@ -209,6 +211,7 @@ pub struct Core {
     transactions: Transactions,
     recovery: Recovery,
     waiting: Waiting,
+    opens: Opens,
     /// Messages to this core itself.
     local: VecDeque<PeerMessage>,
     /// Number of the last commit that mapped or unmapped blocks.
@@ -265,6 +268,7 @@ impl Core {
             transactions: Transactions::default(),
             recovery: Recovery::default(),
             waiting: Waiting::default(),
+            opens: Opens::default(),
             local: VecDeque::new(),
             clock: 0,
             last_operation: 0,
@@ -356,6 +360,7 @@ impl Core {
         for operation in operations {
             self.kill(operation, sink);
         }
+        self.close_all(session);
         if durable {
             let origin = self.origin_of_core(now, None);
             self.commit(&origin, &Change::SessionEnded { session: id }, sink);
@@ -408,6 +413,8 @@ impl Core {
                 self.handle(now, self.config.reactor, message, sink);
             } else if let Some(target) = self.waiting.room.pop() {
                 self.wake_for_credit(target);
+            } else if let Some(inode) = self.opens.take_abandoned() {
+                self.drop_orphan(now, inode, sink);
             } else if let Some((shard, store)) = self.space.take_spare() {
                 self.return_spare_zones(shard, store, sink);
             } else {

@@ -20,11 +20,16 @@ impl Core {
     /// Whether an inode of this reactor may have one more name; its attributes.
     ///
     /// # Errors
-    /// `STALE_HANDLE`, `NOT_PERMITTED` for a directory, `TOO_MANY_LINKS`.
+    /// `STALE_HANDLE`, `NOT_FOUND` for a file that lost its last name, `NOT_PERMITTED` for a
+    /// directory, `TOO_MANY_LINKS`.
     pub(crate) fn check_link(&self, inode: Inode) -> Result<Attributes, Status> {
         let node = self.nodes.get(&inode).ok_or(Status::STALE_HANDLE)?;
         if node.directory().is_some() {
             return Err(Status::NOT_PERMITTED);
+        }
+        if node.links == 0 {
+            // Somebody has it open, and nobody can name it.
+            return Err(Status::NOT_FOUND);
         }
         match node.links < LINKS_MAX {
             true => Ok(node.attributes()),
@@ -40,11 +45,11 @@ impl Core {
         }
     }
 
-    /// An inode has lost a name: it goes with the last one.
+    /// An inode has lost a name: it goes with the last one, or with its last open.
     pub(crate) fn drop_link(&mut self, inode: Inode, time_ns: i64, lsn: Lsn) {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         let is_last = node.directory().is_some() || node.links <= 1;
-        if is_last {
+        if is_last && !self.opens.orphan(inode, self.replaying) {
             return self.release_node(inode, lsn);
         }
         node.links -= 1;

@@ -88,8 +88,8 @@ pub(crate) enum Step {
     Unlink { inode: Inode },
     /// Prepare: enter an inode into a directory, over what is there.
     Enter { directory: Inode, name: Box<[u8]>, entry: Entry, mode: EnterMode },
-    /// Prepare: a directory has another parent.
-    SetParent { inode: Inode, parent: Inode },
+    /// Prepare: a directory has another parent, if who asks may write to it.
+    SetParent { inode: Inode, parent: Inode, asker: Option<Identity> },
     /// Prepare: the name of an inode has changed.
     Touch { inode: Inode },
     /// Answer when a name is not held.
@@ -99,8 +99,6 @@ pub(crate) enum Step {
     /// May this identity enter something here, over what is there? `Continue`: ask the owner of
     /// that inode.
     CheckEntering { directory: Inode, name: Box<[u8]>, replaces: bool, identity: Identity },
-    /// Does the inode's mode grant this to the identity?
-    CheckAccess { inode: Inode, wanted: u32, identity: Identity },
     /// Does the inode belong to this user?
     CheckOwner { inode: Inode, uid: u32 },
     /// Take the lock that serialises moves of directories.

@@ -218,6 +218,8 @@ pub(crate) enum Change<'a> {
     ZoneAssigned { store: StoreId, zone: u32, shard: ShardId },
     /// A zone belongs to nobody.
     ZoneReturned { store: StoreId, zone: u32 },
+    /// A file stays when its last name goes: somebody has it open.
+    OpenKept { inode: Inode },
     /// A session and its kept replies are forgotten.
     SessionEnded { session: u64 },
     /// The shard is ready to take part in an operation of another shard, the coordinator, and does

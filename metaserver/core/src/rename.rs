@@ -21,6 +21,7 @@ use gannet_proto::{Inode, ShardId, Status};
 use crate::coordinator::removal;
 use crate::crossshard::is_directory;
 use crate::directory::Entry;
+use crate::identities::Identity;
 use crate::name_operations::{NameOperation, Stage, name_operation_of};
 use crate::names::{Stop, directory_of};
 use crate::operations::Request;
@@ -79,14 +80,6 @@ fn mode_of(request: &NameRequest) -> Result<EnterMode, Status> {
 
 fn exchanges(request: &NameRequest) -> bool {
     request.flags.get() & name_flags::EXCHANGE != 0
-}
-
-/// What changes at an inode whose entry moves between directories.
-fn moved(entry: Entry, from: Inode, to: Inode) -> Step {
-    match is_directory(entry) && from != to {
-        true => Step::SetParent { inode: entry.inode, parent: to },
-        false => Step::Touch { inode: entry.inode },
-    }
 }
 
 fn shard_of(inode: Inode) -> ShardId {
@@ -332,8 +325,29 @@ impl Core {
             Some(Entry { inode, .. }) => operation.plan.remaining.push(Step::Unlink { inode }),
             None => {}
         }
-        operation.plan.remaining.push(moved(entry, parent, to_parent));
+        let moved = self.moved(&context, &operation, entry, (parent, to_parent));
+        operation.plan.remaining.push(moved);
         self.prepare_next(now, context, operation, sink);
+    }
+
+    /// What changes at an inode whose entry moves between directories. A directory gets another
+    /// parent, and so whoever asks has to have the right to write to it.
+    fn moved(
+        &self,
+        context: &Context,
+        operation: &NameOperation,
+        entry: Entry,
+        (from, to): (Inode, Inode),
+    ) -> Step {
+        if !is_directory(entry) || from == to {
+            return Step::Touch { inode: entry.inode };
+        }
+        let asker = match self.asker(context.session, operation.request.identity.get()) {
+            Ok(asker) => asker.copied(),
+            // It was taken back meanwhile.
+            Err(_) => Some(Identity::nobody()),
+        };
+        Step::SetParent { inode: entry.inode, parent: to, asker }
     }
 
     /// Exchange: the second entry comes to the source name, and both inodes follow.
@@ -352,8 +366,10 @@ impl Core {
         let action = Action::Enter { entry: inode, file_type, name: &name };
         let time_ns = now.wall_ns as i64;
         operation.plan.take_on(&Effect { inode: parent, time_ns, action });
-        operation.plan.remaining.push(moved(entry, parent, to_parent));
-        operation.plan.remaining.push(moved(other, to_parent, parent));
+        for (entry, way) in [(entry, (parent, to_parent)), (other, (to_parent, parent))] {
+            let moved = self.moved(&context, &operation, entry, way);
+            operation.plan.remaining.push(moved);
+        }
         self.prepare_next(now, context, operation, sink);
     }
 

@@ -4,14 +4,17 @@
 //! knows is *restarted*: its slots accept any sequence above the recorded one, as requests that
 //! change nothing leave no record. Registrations live in memory only.
 
+use std::collections::BTreeMap;
+
 use gannet_proto::limits::{REGIONS_MAX, SHARDS, TARGETS_PER_FILE_MAX};
 use gannet_proto::operations::{Attributes, Register};
 use gannet_proto::slots::{Admission, Slot};
-use gannet_proto::{Epoch, RegionId, SessionId, ShardId, Status, TargetId};
+use gannet_proto::{Epoch, Inode, RegionId, SessionId, ShardId, Status, TargetId};
 use rustc_hash::FxHashMap;
 
 use crate::SessionIndex;
 use crate::identities::Identities;
+use crate::opens::Open;
 use crate::operations::OperationId;
 use crate::record::IoKept;
 
@@ -85,6 +88,8 @@ pub(crate) struct Session {
     pub durable: bool,
     restarted: bool,
     pub identities: Identities,
+    /// What it has open, by inode and its own number.
+    pub opens: BTreeMap<(Inode, u32), Open>,
     /// By shard, then by slot.
     slots: Vec<Vec<SlotState>>,
     registrations: FxHashMap<(u32, u32), Registration>,
@@ -99,6 +104,7 @@ impl Session {
             durable: restarted,
             restarted,
             identities: Identities::default(),
+            opens: BTreeMap::new(),
             slots: (0..SHARDS).map(|_| Vec::new()).collect(),
             registrations: FxHashMap::default(),
         }

@@ -8,6 +8,7 @@ mod crash;
 mod format;
 mod links;
 mod model;
+mod opens;
 mod random;
 mod requests;
 mod room;

@@ -230,6 +230,12 @@ impl Core {
         Ok(())
     }
 
+    /// The inode of which an operation takes a name, as its shard has prepared it.
+    pub(crate) fn prepared_unlink(&self, origin: &Origin, coordinator: ShardId) -> Option<Inode> {
+        let id = TransactionId { coordinator, number: origin.operation };
+        self.transactions.prepared.get(&(id, origin.shard?))?.effects.list().unlinked()
+    }
+
     pub(crate) fn apply_forgotten(&mut self, origin: &Origin) -> Result<(), RecordError> {
         let id = |coordinator| TransactionId { coordinator, number: origin.operation };
         let known = origin.shard.and_then(|shard| self.transactions.decided.remove(&id(shard)));

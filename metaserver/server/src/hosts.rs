@@ -7,9 +7,9 @@ use gannet_proto::addresses::push_text;
 use gannet_proto::control::{SessionClose, SessionOpen, TargetStats};
 use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
-    Cancel, ConnectTarget, HostHello, HostWelcome, InodeRequest, NameRequest, Read, Register,
-    RequestHeader, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply, Unregister,
-    Write,
+    Cancel, ConnectTarget, DeclareOpen, HostHello, HostWelcome, InodeRequest, NameRequest, Read,
+    Register, RequestHeader, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply,
+    Unregister, Write,
 };
 use gannet_proto::packet::{DecodeError, Frame, Message};
 use gannet_proto::{RegionId, SessionId, Status, TargetId};
@@ -132,6 +132,9 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
                 let (request, tail) = frame.read::<SetIdentity>()?;
                 core.set_identity(host, request, request.groups(tail)?);
             }
+            DeclareOpen::KIND => {
+                core.declare_open(host, frame.read::<DeclareOpen>()?.0);
+            }
             Register::KIND => core.register(host, frame.read::<Register>()?.0),
             Unregister::KIND => {
                 let region = frame.read::<Unregister>()?.0.region.get();
@@ -179,6 +182,12 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
 
     /// Ends the sessions whose hosts did not come back.
     pub(crate) fn end_leases(&mut self, now: Now) {
+        if self.shell.reclaim_end <= now.time {
+            self.shell.reclaim_end = Time::NEVER;
+            if let Some(core) = &mut self.core {
+                core.end_reclaim(core_now(now), &mut self.shell);
+            }
+        }
         while let Some((time, host)) = self.shell.leases.front().copied() {
             if time > now.time {
                 break;

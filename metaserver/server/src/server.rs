@@ -149,6 +149,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             counters: ShellCounters::default(),
             handshakes: Handshakes::default(),
             leases: std::collections::VecDeque::new(),
+            reclaim_end: Time::NEVER,
             scratch: Box::default(),
             welcome: Vec::new(),
             gate_outputs: true,
@@ -460,6 +461,7 @@ impl<F: Fabric, D: Disk> Poller for MetaServer<F, D> {
     fn deadline(&self) -> Time {
         let handshake = self.shell.handshakes.deadline();
         let lease = self.shell.leases.front().map_or(Time::NEVER, |(time, _)| *time);
+        let lease = lease.min(self.shell.reclaim_end);
         let core = self.core.as_ref().map_or(Time::NEVER, |core| Time(core.deadline().0));
         let stats = self.shell.stats.iter().map(|pending| pending.deadline).min();
         handshake.min(lease).min(core).min(stats.unwrap_or(Time::NEVER)).min(self.resend_at)

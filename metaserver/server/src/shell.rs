@@ -81,6 +81,8 @@ pub(crate) struct Shell {
     pub(crate) handshakes: Handshakes,
     /// Sessions without a connection, in the order in which their leases may end.
     pub(crate) leases: VecDeque<(Time, SessionIndex)>,
+    /// When hosts of the last run have told again what they have open.
+    pub(crate) reclaim_end: Time,
     pub(crate) scratch: Box<PacketWriter>,
     /// Data servers whose numbers are durable and who can be welcomed.
     pub(crate) welcome: Vec<Enrollment>,

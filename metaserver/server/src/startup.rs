@@ -155,6 +155,7 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         }
         // Hosts of the last run may come back and ask what became of their requests.
         let lease_end = now.time + self.config.lease;
+        self.shell.reclaim_end = lease_end;
         let sessions = &mut self.shell.sessions;
         for (index, session) in core.sessions() {
             let place = index.0 as usize;

@@ -180,6 +180,14 @@ impl<F: Fabric> Client<F> {
                 entry.ask = self.channels[0].outbox.push_control(&message, &[]).is_err();
             }
         }
+        while let Some((reactor, message, identity)) = self.opens.untold() {
+            let outbox = &mut self.channels[reactor].outbox;
+            let told = self.identities.tell(identity, reactor, outbox);
+            if told.and_then(|()| outbox.push(&message, &[])).is_err() {
+                break;
+            }
+            self.opens.told();
+        }
         if self.regions.forgotten.is_empty() {
             return;
         }

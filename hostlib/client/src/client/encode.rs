@@ -83,6 +83,14 @@ pub(super) fn encode(
             outbox.push(&message, &[windows.as_bytes()])
         }
         Operation::Stat { handle } => inode(context, *handle, inode_operation::STAT, outbox),
+        Operation::OpenFile { file, access, open } => {
+            let message = inode_message(context, *file, access.operation());
+            outbox.push(&InodeRequest { open: U32::new(open.0), ..message }, &[])
+        }
+        Operation::CloseFile { file, open } => {
+            let message = inode_message(context, *file, inode_operation::CLOSE);
+            outbox.push(&InodeRequest { open: U32::new(open.0), ..message }, &[])
+        }
         Operation::Open { file } => inode(context, *file, inode_operation::OPEN, outbox),
         Operation::Fsync { file } => inode(context, *file, inode_operation::FSYNC, outbox),
         Operation::SetAttributes { handle, changes } => {
@@ -184,14 +192,17 @@ pub(super) fn inode(
     operation: u16,
     outbox: &mut Outbox,
 ) -> Result<(), OutboxFull> {
-    let message = InodeRequest {
+    outbox.push(&inode_message(context, handle, operation), &[])
+}
+
+fn inode_message(context: Context<'_>, handle: Handle, operation: u16) -> InodeRequest {
+    InodeRequest {
         header: context.header,
         handle,
         operation: U16::new(operation),
         identity: U16::new(context.identity.0),
         ..InodeRequest::default()
-    };
-    outbox.push(&message, &[])
+    }
 }
 
 /// The time to set, if the host says which.

@@ -21,6 +21,7 @@ use super::{Client, Role};
 use crate::counters::{Counters, Peer, PeerConnection};
 use crate::error::ErrorKind;
 use crate::link::Phase;
+use crate::opens::Known;
 use crate::operation::{Entry, Listing, Operation, Outcome, Space};
 use crate::request::State;
 use crate::slots::{Owner, Place};
@@ -333,11 +334,17 @@ impl<F: Fabric> Client<F> {
             && let Some(mask) = self.targets.mask_of(targets)
         {
             self.sets.insert(attributes.handle.inode(), mask);
-            if matches!(self.requests[index].operation, Some(Operation::Open { .. })) {
+            let operation = &self.requests[index].operation;
+            if matches!(operation, Some(Operation::Open { .. } | Operation::OpenFile { .. })) {
                 for target in crate::targets::members(mask) {
                     self.wake_target(target);
                 }
             }
+        }
+        let request = &self.requests[index];
+        if let Some(Operation::OpenFile { file, access, open }) = &request.operation {
+            let (file, access, identity) = (*file, *access, request.identity);
+            self.opens.insert(*open, Known { file, access, identity });
         }
         let result = match &self.requests[index].operation {
             Some(Operation::Lookup { path, .. }) => {

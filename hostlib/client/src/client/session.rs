@@ -26,6 +26,7 @@ impl<F: Fabric> Client<F> {
     pub(super) fn channel_lost(&mut self, reactor: u16) {
         self.regions.reactor_lost(reactor);
         self.identities.forget(reactor);
+        self.opens.channel_lost(reactor);
         self.wakes.rooms |= 1 << reactor;
         if reactor == 0 {
             for target in self.targets.indices() {
@@ -49,6 +50,10 @@ impl<F: Fabric> Client<F> {
     /// A channel is open; its requests go on as the session allows.
     pub(super) fn channel_open(&mut self, reactor: u16, welcome: Welcome) {
         self.identities.forget(reactor);
+        let channels = &self.channels;
+        self.opens.channel_open(reactor, |file| {
+            file.inode().shard().and_then(|shard| channels.route(shard)) == Some(reactor)
+        });
         let mut is_new = welcome.moved;
         for shard in 0..SHARDS as u16 {
             let is_ours = self.channels.route(ShardId(shard)) == Some(reactor);

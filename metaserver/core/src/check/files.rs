@@ -64,7 +64,12 @@ impl<'a> View<'a> {
                 format!("it is {} bytes long, more than a file can be", file.size)
             });
         }
-        if !(1..=LINKS_MAX).contains(&node.links) {
+        // Without a name it is there as long as somebody has it open.
+        let fits = match node.links {
+            0 => core.opens.is_orphan(node.inode),
+            links => links <= LINKS_MAX && !core.opens.is_orphan(node.inode),
+        };
+        if !fits {
             findings
                 .error(FindingKind::Links, place(), || format!("it counts {} links", node.links));
         }

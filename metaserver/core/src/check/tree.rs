@@ -213,6 +213,10 @@ impl<'a> View<'a> {
 
     fn check_nameless(&self, core: &Core, node: &Node, findings: &mut Findings) {
         let place = Place::inode(core.config.reactor, node.inode);
+        if core.opens.is_orphan(node.inode) {
+            // Somebody has it open, or had so before the last stop.
+            return;
+        }
         findings.error(FindingKind::NoName, place, || match &node.content {
             Content::File(file) => {
                 format!("no entry leads to it; it holds {} blocks", file.extents.blocks())

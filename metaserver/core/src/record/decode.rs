@@ -269,6 +269,10 @@ fn decode_body<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, RecordError> {
             let body = reader.take::<PairBody>()?;
             Change::NodeDropped { inode: reader.inode("inode", body.inode)? }
         }
+        kind::OPEN_KEPT => {
+            let body = reader.take::<PairBody>()?;
+            Change::OpenKept { inode: reader.inode("inode", body.inode)? }
+        }
         kind::PARENT_SET => {
             let body = reader.take::<PairBody>()?;
             Change::ParentSet {

@@ -89,6 +89,12 @@ impl<'a> EffectList<'a> {
             Some(effect)
         })
     }
+
+    /// The inode that loses a link; an operation takes at most one name of a file.
+    pub(crate) fn unlinked(self) -> Option<Inode> {
+        let unlinks = |effect: &Effect<'_>| matches!(effect.action, Action::Unlink);
+        self.iter().find(unlinks).map(|effect| effect.inode)
+    }
 }
 
 /// A list of effects that grows.

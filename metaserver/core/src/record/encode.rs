@@ -54,6 +54,7 @@ impl Change<'_> {
             Change::Applied { .. } => kind::APPLIED,
             Change::Aborted { .. } => kind::ABORTED,
             Change::Forgotten => kind::FORGOTTEN,
+            Change::OpenKept { .. } => kind::OPEN_KEPT,
         }
     }
 }
@@ -142,7 +143,7 @@ fn encode_body(bytes: &mut Vec<u8>, change: &Change<'_>) {
             };
             put(bytes, body.as_bytes(), [name, to_name]);
         }
-        Change::NodeDropped { inode } => {
+        Change::NodeDropped { inode } | Change::OpenKept { inode } => {
             let body = PairBody { inode: U64::new(inode.0), other: U64::ZERO };
             put(bytes, body.as_bytes(), [&[], &[]]);
         }

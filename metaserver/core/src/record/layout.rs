@@ -27,6 +27,7 @@ pub(super) mod kind {
     pub(in crate::record) const APPLIED: u16 = 22;
     pub(in crate::record) const ABORTED: u16 = 23;
     pub(in crate::record) const FORGOTTEN: u16 = 24;
+    pub(in crate::record) const OPEN_KEPT: u16 = 40;
 }
 
 /// Declares the fixed body of a kind of record, with its size.

@@ -258,6 +258,13 @@ impl Model {
         }
     }
 
+    fn link(&mut self) {
+        let (parent, name, id) = (self.directory(), self.name(), self.file());
+        let expected = self.oracle.link(id, (parent, &name)).map(|()| id);
+        let done = self.ask_entry(name_operation::LINK, (parent, id), (&name, b""), |_| {});
+        self.made(done, expected);
+    }
+
     fn remove(&mut self) {
         let parent = self.directory();
         let name = self.name_in(parent);
@@ -273,8 +280,16 @@ impl Model {
     fn rename(&mut self) {
         let (from, to) = (self.directory(), self.directory());
         let (name, to_name) = (self.name_in(from), self.name_in(to));
-        let flags = if self.random.chance(20) { name_flags::NO_REPLACE } else { 0 };
-        let expected = self.oracle.rename((from, &name), (to, &to_name), flags);
+        let flags = match self.random.below(10) {
+            0 | 1 => name_flags::NO_REPLACE,
+            2 | 3 => name_flags::EXCHANGE,
+            _ => 0,
+        };
+        let expected = if flags == name_flags::EXCHANGE {
+            self.oracle.exchange((from, &name), (to, &to_name))
+        } else {
+            self.oracle.rename((from, &name), (to, &to_name), flags)
+        };
         let names = (&name[..], &to_name[..]);
         let done = self.ask_entry(name_operation::RENAME, (from, to), names, |request| {
             request.flags.set(flags);
@@ -464,7 +479,8 @@ impl Model {
         match self.random.below(100) {
             0..16 if !crowded => self.make(),
             0..22 => self.remove(),
-            22..42 => self.rename(),
+            22..27 => self.link(),
+            27..42 => self.rename(),
             42..57 => self.lookup(),
             57..67 => self.set(),
             67..75 => self.write(step),

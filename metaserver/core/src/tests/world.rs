@@ -765,6 +765,13 @@ impl World {
         }
     }
 
+    pub(super) fn send_inode(&mut self, request: &InodeRequest) {
+        let (now, reactor) = (self.now(), self.reactor(&request.header));
+        let (core, sink) = (&mut self.cores[reactor], &mut self.sinks[reactor]);
+        core.inode_request(now, self.indexes[reactor], request, sink);
+        self.collect();
+    }
+
     pub(super) fn stat(&mut self, inode: Inode) -> Result<Attributes, Status> {
         let request = InodeRequest {
             header: self.header(inode.shard().unwrap(), 0),
@@ -773,10 +780,7 @@ impl World {
             identity: U16::new(self.identity),
             ..InodeRequest::default()
         };
-        let (now, reactor) = (self.now(), self.reactor(&request.header));
-        let (core, sink) = (&mut self.cores[reactor], &mut self.sinks[reactor]);
-        core.inode_request(now, self.indexes[reactor], &request, sink);
-        self.collect();
+        self.send_inode(&request);
         World::result(self.wait(&request.header))
     }
 

@@ -12,9 +12,10 @@ use gannet_proto::data::{Arrival, DataHello, DataWelcome};
 use gannet_proto::handshake::{Hello, Refusal};
 use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
-    Cancel, ConnectTarget, ConnectionEntry, CounterEntry, DirectoryEntry, DirectoryReply,
-    EntryReply, HostHello, HostWelcome, InodeRequest, IoReply, NameRequest, Read, Register,
-    SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply, Unregister, Window, Write,
+    Cancel, ConnectTarget, ConnectionEntry, CounterEntry, DeclareOpen, DirectoryEntry,
+    DirectoryReply, EntryReply, HostHello, HostWelcome, InodeRequest, IoReply, NameRequest, Read,
+    Register, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply, Unregister,
+    Window, Write,
 };
 use gannet_proto::packet::{Message, PacketWriter};
 use zerocopy::little_endian::{U16, U64};
@@ -189,6 +190,7 @@ fn operations() -> Vec<Sample> {
             target,
         ),
         plain::<StatFsReply>(),
+        plain::<DeclareOpen>(),
         sample::<SetIdentity>(|it| it.groups = U16::new(2), groups),
         sample::<StatsReply>(
             |it| (it.count, it.connections) = (U16::new(1), U16::new(1)),

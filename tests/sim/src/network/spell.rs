@@ -8,9 +8,9 @@ use gannet_proto::data::{Arrival, DataHello, DataWelcome};
 use gannet_proto::handshake::{Hello, Refusal};
 use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
-    Cancel, ConnectTarget, DirectoryReply, EntryReply, HostHello, HostWelcome, InodeRequest,
-    IoReply, NameRequest, Read, Register, SetAttributes, StatFs, StatFsReply, Stats, StatsReply,
-    TargetReply, Unregister, Write,
+    Cancel, ConnectTarget, DeclareOpen, DirectoryReply, EntryReply, HostHello, HostWelcome,
+    InodeRequest, IoReply, NameRequest, Read, Register, SetAttributes, StatFs, StatFsReply, Stats,
+    StatsReply, TargetReply, Unregister, Write,
 };
 use gannet_proto::packet::{Frame, Frames, Message};
 
@@ -46,6 +46,7 @@ fn spell_frame(frame: &Frame<'_>) -> String {
         HostHello,
         HostWelcome,
         SetIdentity,
+        DeclareOpen,
         NameRequest,
         InodeRequest,
         SetAttributes,

@@ -407,7 +407,7 @@ impl State {
     pub(super) fn identity_of_peer(&self, port: Port) -> PeerIdentity {
         let peer = self.endpoint_of(port.other()).unwrap_or(0);
         match self.options.model {
-            Model::Shm => PeerIdentity::Local { pid: 1000 + peer as u32, uid: 1000, gid: 1000 },
+            Model::Shm => PeerIdentity::Local { pid: 1000 + peer as u32, uid: 0, gid: 0 },
             Model::Verbs => PeerIdentity::Network(self.endpoints[peer].name.clone()),
         }
     }

@@ -10,9 +10,9 @@ use gannet_proto::data::{Arrival, DataHello, DataWelcome, Trailer};
 use gannet_proto::handshake::{FEATURES_KNOWN, Hello, Refusal};
 use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
-    Attributes, BufferRef, Cancel, ConnectTarget, EntryReply, HostHello, HostWelcome, InodeRequest,
-    IoReply, NameRequest, Read, Register, RequestHeader, SetAttributes, StatFs, Stats, TargetReply,
-    Unregister, Window, Write, file_type,
+    Attributes, BufferRef, Cancel, ConnectTarget, DeclareOpen, EntryReply, HostHello, HostWelcome,
+    InodeRequest, IoReply, NameRequest, Read, Register, RequestHeader, SetAttributes, StatFs,
+    Stats, TargetReply, Unregister, Window, Write, file_type,
 };
 use gannet_proto::packet::{Frames, Message, PacketWriter};
 use gannet_proto::{Handle, Inode, SessionId, ShardId, Status};
@@ -42,6 +42,7 @@ pub(super) enum Asked {
     Stats(Stats),
     Register,
     Identity(SetIdentity, Vec<u32>),
+    Declare(DeclareOpen),
     Unregister(Unregister),
     Cancel(Cancel),
     DataHello(DataHello, Vec<u8>),
@@ -271,6 +272,7 @@ impl Cluster {
             SetAttributes::KIND => Asked::Set(*frame.read().expect("whole").0),
             StatFs::KIND => Asked::StatFs(*frame.read().expect("whole").0),
             Stats::KIND => Asked::Stats(*frame.read().expect("whole").0),
+            DeclareOpen::KIND => Asked::Declare(*frame.read().expect("whole").0),
             SetIdentity::KIND => {
                 let (message, tail) = frame.read::<SetIdentity>().expect("whole");
                 let groups = message.groups(tail).expect("in bounds");

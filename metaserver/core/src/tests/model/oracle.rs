@@ -11,6 +11,8 @@ use gannet_proto::operations::{attribute_mask, file_type, name_flags};
 pub(super) type Id = u64;
 
 pub(super) const ROOT: Id = 1;
+/// Stands for no node.
+const NOBODY: Id = 0;
 
 /// What a node holds.
 #[derive(Clone, Debug)]
@@ -94,6 +96,16 @@ pub(super) type Refusals = Vec<Status>;
 /// Fails if there are any.
 fn refuse(refusals: Refusals) -> Result<(), Refusals> {
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+/// A rename that asks for what is there already. That it could not be done may be told as well.
+fn nothing_to_do(refusals: Refusals) -> Result<(), Refusals> {
+    let is_right = |status: &Status| matches!(*status, Status::ACCESS | Status::NOT_PERMITTED);
+    let mut refusals: Refusals = refusals.into_iter().filter(is_right).collect();
+    if !refusals.is_empty() {
+        refusals.push(Status::OK);
+    }
+    refuse(refusals)
 }
 
 fn one<T>(status: Status) -> Result<T, Refusals> {
@@ -318,6 +330,51 @@ impl Oracle {
         Ok(())
     }
 
+    /// One more name for a file.
+    pub(super) fn link(&mut self, id: Id, at: Place<'_>) -> Result<(), Refusals> {
+        self.check_place(at)?;
+        let mut refusals = Refusals::new();
+        match self.nodes.get(&id) {
+            None => refusals.push(Status::STALE_HANDLE),
+            Some(node) if node.is_directory() => refusals.push(Status::NOT_PERMITTED),
+            Some(_) => {}
+        }
+        if self.entry(at).or_else(one)?.is_some() {
+            refusals.push(Status::EXISTS);
+        } else {
+            refusals.extend(self.check_change(at.0));
+        }
+        refuse(refusals)?;
+        let now = self.now_ns;
+        self.enter(at, Some(id));
+        self.count(id, 1);
+        self.nodes.get_mut(&id).expect("checked").ctime_ns = now;
+        Ok(())
+    }
+
+    /// Two names change places.
+    pub(super) fn exchange(&mut self, from: Place<'_>, to: Place<'_>) -> Result<(), Refusals> {
+        if let Err(status) = check_name(from.1).and(check_name(to.1)) {
+            return Err(self.refusals_beside(status, from, to.0));
+        }
+        let (id, old) = self.both_there(from, to, true)?;
+        let mut refusals = self.check_removal(from.0, id);
+        refusals.extend(self.check_removal(to.0, old));
+        for (moved, from, to) in [(id, from.0, to.0), (old, to.0, from.0)] {
+            if self.is_directory(moved) && from != to {
+                refusals.extend(self.check_change(moved));
+                refusals.extend(self.is_above(moved, to).then_some(Status::INVALID));
+            }
+        }
+        if id == old {
+            return nothing_to_do(refusals);
+        }
+        refuse(refusals)?;
+        self.put(id, from.0, to);
+        self.put(old, to.0, from);
+        Ok(())
+    }
+
     /// Whether `above` is `below` or one of the directories above it.
     fn is_above(&self, above: Id, mut below: Id) -> bool {
         loop {
@@ -372,6 +429,35 @@ impl Oracle {
         refusals
     }
 
+    /// What the two names of a rename lead to; the second to [`NOBODY`] unless it has to be there.
+    fn both_there(&self, from: Place<'_>, to: Place<'_>, both: bool) -> Result<(Id, Id), Refusals> {
+        let there = self.check_place(to).and_then(|()| self.entry(to).or_else(one));
+        let there = there.and_then(|old| match old {
+            None if both => one(Status::NOT_FOUND),
+            old => Ok(old.unwrap_or(NOBODY)),
+        });
+        match (self.entry_there(from), there) {
+            (Ok(id), Ok(old)) => Ok((id, old)),
+            // Nobody says which directory is looked at first.
+            (Ok(id), Err(mut refusals)) => {
+                refusals.extend(self.check_removal(from.0, id));
+                if self.is_directory(id) {
+                    refusals.extend(self.check_change(id));
+                    refusals.extend(self.is_above(id, to.0).then_some(Status::INVALID));
+                }
+                if self.check_place(to).is_ok() {
+                    refusals.extend(self.check_change(to.0));
+                }
+                Err(refusals)
+            }
+            (Err(refusals), Ok(_)) => Err(refusals),
+            (Err(mut refusals), Err(more)) => {
+                refusals.extend(more);
+                Err(refusals)
+            }
+        }
+    }
+
     /// What else may be told of a rename with a bad name: nobody says what is looked at first.
     fn refusals_beside(&self, status: Status, from: Place<'_>, to: Id) -> Refusals {
         let mut refusals = vec![status];
@@ -403,37 +489,11 @@ impl Oracle {
         if let Err(status) = check_name(from.1).and(check_name(to.1)) {
             return Err(self.refusals_beside(status, from, to.0));
         }
-        let id = self.entry_there(from);
-        let there = self.check_place(to);
-        let id = match (id, there) {
-            (Ok(id), Ok(())) => id,
-            // Nobody says which directory is looked at first.
-            (Ok(id), Err(mut refusals)) => {
-                refusals.extend(self.check_removal(from.0, id));
-                if self.is_directory(id) {
-                    refusals.extend(self.check_change(id));
-                }
-                return Err(refusals);
-            }
-            (Err(refusals), Ok(())) => return Err(refusals),
-            (Err(mut refusals), Err(more)) => {
-                refusals.extend(more);
-                return Err(refusals);
-            }
-        };
-        let old = self.entry(to).or_else(one)?;
+        let (id, old) = self.both_there(from, to, false)?;
+        let old = (old != NOBODY).then_some(old);
         let refusals = self.check_rename((from.0, id), to.0, old, flags);
         if old == Some(id) && flags & name_flags::NO_REPLACE == 0 {
-            // Nothing is to be done. That it could not be done may be told as well.
-            let allowed = refusals
-                .into_iter()
-                .filter(|status| matches!(*status, Status::ACCESS | Status::NOT_PERMITTED));
-            let allowed: Refusals = allowed.collect();
-            return if allowed.is_empty() {
-                Ok(())
-            } else {
-                Err(allowed.into_iter().chain([Status::OK]).collect())
-            };
+            return nothing_to_do(refusals);
         }
         refuse(refusals)?;
         if let Some(old) = old {

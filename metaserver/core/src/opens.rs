@@ -1,0 +1,301 @@
+//! Files that hosts have open, and those that nothing but that keeps.
+//!
+//! An open is a session's, at the reactor of its inode, wherever the names are. It leaves no record,
+//! so a restart of the metadata server loses it, and the host declares it anew. Only when the last
+//! name of an open file goes, the record that removes it follows one that keeps the inode
+//! ([`Change::OpenKept`]): the file lives on without a name, as an *orphan*, readable and writable by
+//! handle. It goes with its last open: when that is closed, or with its session. The orphans that a
+//! restart finds wait for the hosts of the last run, as long as these may come back; those that
+//! nobody has declared by then are dropped ([`Core::end_reclaim`]).
+
+use gannet_proto::operations::{Attributes, DeclareOpen, InodeRequest, inode_operation};
+use gannet_proto::{Inode, Status};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::identities::{READ, WRITE};
+use crate::record::{Change, Origin, Reply};
+use crate::reply::{Context, ReplyKind};
+use crate::{Core, Lsn, Now, SessionIndex, Sink};
+
+/// Most opens of one session at one reactor.
+pub(crate) const OPENS_MAX: usize = 1 << 16;
+
+/// What one open grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Open {
+    /// Who opened the file.
+    pub uid: u32,
+    /// What it was opened for, as permission bits.
+    pub rights: u32,
+}
+
+/// Which files of a reactor are open, or were.
+#[derive(Debug, Default)]
+pub(crate) struct Opens {
+    /// Opens of all sessions.
+    counts: FxHashMap<Inode, u32>,
+    /// Files that will stay when their last name goes: by records, as they stand in the log.
+    kept: FxHashSet<Inode>,
+    /// Files that have no name.
+    orphans: FxHashSet<Inode>,
+    /// Orphans of the last run, whose hosts may come back.
+    awaited: FxHashSet<Inode>,
+    /// Orphans that nobody has open: to be dropped.
+    abandoned: Vec<Inode>,
+}
+
+impl Opens {
+    /// Whether a file has no name.
+    pub(crate) fn is_orphan(&self, inode: Inode) -> bool {
+        self.orphans.contains(&inode)
+    }
+
+    fn abandon_if_unused(&mut self, inode: Inode) {
+        let is_used = self.counts.contains_key(&inode) || self.awaited.contains(&inode);
+        if self.is_orphan(inode) && !is_used {
+            self.abandoned.push(inode);
+        }
+    }
+
+    fn add(&mut self, inode: Inode) {
+        *self.counts.entry(inode).or_default() += 1;
+    }
+
+    fn remove(&mut self, inode: Inode) {
+        let Some(count) = self.counts.get_mut(&inode) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(&inode);
+            self.abandon_if_unused(inode);
+        }
+    }
+
+    /// The log is read: what has no name waits for the hosts of the last run.
+    pub(crate) fn replayed(&mut self) {
+        self.awaited = self.orphans.clone();
+    }
+
+    /// The last name of an inode goes. `true`: it stays as an orphan.
+    pub(crate) fn orphan(&mut self, inode: Inode, replaying: bool) -> bool {
+        if !self.kept.remove(&inode) {
+            return false;
+        }
+        self.orphans.insert(inode);
+        if !replaying {
+            self.abandon_if_unused(inode);
+        }
+        true
+    }
+
+    /// An inode shall stay when its last name goes.
+    pub(crate) fn keep(&mut self, inode: Inode) {
+        self.kept.insert(inode);
+    }
+
+    /// An inode is gone.
+    pub(crate) fn gone(&mut self, inode: Inode) {
+        self.orphans.remove(&inode);
+        self.awaited.remove(&inode);
+    }
+
+    /// The next orphan to be dropped.
+    pub(crate) fn take_abandoned(&mut self) -> Option<Inode> {
+        self.abandoned.pop()
+    }
+}
+
+/// What an operation opens a file for, as permission bits; `None` for other operations.
+fn rights_of(operation: u16) -> Option<u32> {
+    match operation {
+        inode_operation::OPEN_READ => Some(READ),
+        inode_operation::OPEN_WRITE => Some(WRITE),
+        inode_operation::OPEN_READ_WRITE => Some(READ | WRITE),
+        _ => None,
+    }
+}
+
+/// Whether the operation opens or closes a file.
+pub(crate) fn opens_or_closes(operation: u16) -> bool {
+    rights_of(operation).is_some() || operation == inode_operation::CLOSE
+}
+
+impl Core {
+    /// `OPEN_READ`, `OPEN_WRITE`, `OPEN_READ_WRITE` and CLOSE. Each may be executed again: an open has
+    /// a number of the host's.
+    pub(crate) fn open_or_close(
+        &mut self,
+        now: Now,
+        context: &Context,
+        inode: Inode,
+        request: &InodeRequest,
+        sink: &mut impl Sink,
+    ) {
+        let number = request.open.get();
+        let done = match rights_of(request.operation.get()) {
+            Some(rights) => {
+                self.open_file(context.session, inode, number, request.identity.get(), rights)
+            }
+            None => {
+                self.close_file(context.session, inode, number);
+                Ok(())
+            }
+        };
+        match done {
+            Ok(()) => {
+                let node = self.nodes.get(&inode);
+                let found = node.map(|node| (node.lsn, node.attributes()));
+                let (after, attributes) = found.unwrap_or((Lsn(0), Attributes::default()));
+                self.answer_entry(context, after, (attributes, 0), None, sink);
+            }
+            Err(status) => self.answer_status(context, ReplyKind::Entry, status, sink),
+        }
+        self.settle(now, sink);
+    }
+
+    fn open_file(
+        &mut self,
+        session: SessionIndex,
+        inode: Inode,
+        number: u32,
+        identity: u16,
+        rights: u32,
+    ) -> Result<(), Status> {
+        let node = self.nodes.get(&inode).ok_or(Status::STALE_HANDLE)?;
+        if node.file().is_none() && rights & WRITE != 0 {
+            return Err(Status::IS_DIRECTORY);
+        }
+        let asker = self.asker(session, identity)?;
+        if asker.is_some_and(|asker| !asker.may(node, rights)) {
+            return Err(Status::ACCESS);
+        }
+        let uid = asker.map_or(0, |asker| asker.uid);
+        self.note_open(session, (inode, number), Open { uid, rights })
+    }
+
+    fn note_open(
+        &mut self,
+        session: SessionIndex,
+        key: (Inode, u32),
+        open: Open,
+    ) -> Result<(), Status> {
+        let session = self.sessions.find(session).ok_or(Status::STALE_HANDLE)?;
+        if session.opens.len() >= OPENS_MAX && !session.opens.contains_key(&key) {
+            return Err(Status::TOO_MANY_OPEN);
+        }
+        if session.opens.insert(key, open).is_none() {
+            self.opens.add(key.0);
+        }
+        Ok(())
+    }
+
+    fn close_file(&mut self, session: SessionIndex, inode: Inode, number: u32) {
+        let session = self.sessions.find(session);
+        if session.is_some_and(|session| session.opens.remove(&(inode, number)).is_some()) {
+            self.opens.remove(inode);
+        }
+    }
+
+    /// A host says that it has a file open, since before the metadata server's start. Where it may
+    /// not open the file now, the file is kept all the same, and the open grants nothing. An open
+    /// that is known stays as it is.
+    pub fn declare_open(&mut self, session: SessionIndex, request: &DeclareOpen) {
+        let (inode, number) = (request.handle.inode(), request.open.get());
+        let Some(rights) = rights_of(request.operation.get()) else { return };
+        let known = self.sessions.view(session).map(|session| &session.opens);
+        if known.is_none_or(|opens| opens.contains_key(&(inode, number))) {
+            return;
+        }
+        let identity = request.identity.get();
+        if self.open_file(session, inode, number, identity, rights) == Err(Status::ACCESS)
+            && let Ok(Some(asker)) = self.asker(session, identity)
+        {
+            let open = Open { uid: asker.uid, rights: 0 };
+            // Beyond the bound the file is kept by whoever else has it open.
+            let _noted = self.note_open(session, (inode, number), open);
+        }
+    }
+
+    /// Whether somebody has a file open, in this session, for all that is wanted.
+    pub(crate) fn is_open_for(
+        &self,
+        session: SessionIndex,
+        inode: Inode,
+        uid: u32,
+        wanted: u32,
+    ) -> bool {
+        let Some(session) = self.sessions.view(session) else { return false };
+        let mut opens = session.opens.range((inode, 0)..=(inode, u32::MAX));
+        opens.any(|(_, open)| open.uid == uid && open.rights & wanted == wanted)
+    }
+
+    /// Closes whatever a session has open.
+    pub(crate) fn close_all(&mut self, session: SessionIndex) {
+        let Some(session) = self.sessions.find(session) else { return };
+        for (inode, _) in std::mem::take(&mut session.opens).into_keys() {
+            self.opens.remove(inode);
+        }
+    }
+
+    /// The hosts of the last run have come back by now, or do not: what none of them has declared
+    /// open is dropped.
+    pub fn end_reclaim(&mut self, now: Now, sink: &mut impl Sink) {
+        let mut awaited: Vec<Inode> = std::mem::take(&mut self.opens.awaited).into_iter().collect();
+        awaited.sort_unstable();
+        awaited.into_iter().for_each(|inode| self.opens.abandon_if_unused(inode));
+        self.settle(now, sink);
+    }
+
+    /// Drops an orphan, unless somebody has opened it meanwhile.
+    pub(crate) fn drop_orphan(&mut self, now: Now, inode: Inode, sink: &mut impl Sink) {
+        if self.opens.is_orphan(inode) && !self.opens.counts.contains_key(&inode) {
+            let origin = self.origin_of_core(now, inode.shard());
+            self.commit(&origin, &Change::NodeDropped { inode }, sink);
+        }
+    }
+
+    /// Before a change is recorded that takes the last name of an open file: records that the file
+    /// stays.
+    pub(crate) fn keep_what_is_open(
+        &mut self,
+        origin: &Origin,
+        change: &Change<'_>,
+        sink: &mut impl Sink,
+    ) {
+        if self.opens.counts.is_empty() {
+            return;
+        }
+        let inode = match *change {
+            Change::EntryRemoved { directory, drop_inode: true, name } => {
+                self.entry(directory, name).map(|entry| entry.inode)
+            }
+            Change::Renamed { to_directory, drop_inode: true, to_name, .. } => {
+                self.entry(to_directory, to_name).map(|entry| entry.inode)
+            }
+            Change::Decided { effects, .. } => effects.unlinked(),
+            Change::Applied { coordinator } => self.prepared_unlink(origin, coordinator),
+            _ => None,
+        };
+        if let Some(inode) = inode {
+            self.keep_if_open(origin, inode, sink);
+        }
+    }
+
+    /// Records that a file stays when its last name goes, if it is open.
+    fn keep_if_open(&mut self, origin: &Origin, inode: Inode, sink: &mut impl Sink) {
+        let node = self.nodes.get(&inode);
+        let is_last = node.is_some_and(|node| node.file().is_some() && node.links == 1);
+        let opens = &self.opens;
+        if is_last && opens.counts.contains_key(&inode) && !opens.kept.contains(&inode) {
+            let origin = Origin {
+                shard: inode.shard(),
+                session: 0,
+                instance: 0,
+                sequence: 0,
+                slot: 0,
+                reply: Reply::None,
+                ..*origin
+            };
+            self.commit(&origin, &Change::OpenKept { inode }, sink);
+        }
+    }
+}
