@@ -53,10 +53,14 @@ statuses! {
     FILE_TOO_LARGE = 27, "file too large";
     /// No space is left on the data servers that the file may use.
     NO_SPACE = 28, "no space left on device";
+    /// The answer is longer than the host has room for.
+    RANGE = 34, "numerical result out of range";
     /// A name is longer than 255 bytes or a path longer than 4096.
     NAME_TOO_LONG = 36, "file name too long";
     /// The directory is not empty.
     NOT_EMPTY = 39, "directory not empty";
+    /// There is no such extended attribute.
+    NO_DATA = 61, "no data available";
     /// The server does not know the operation.
     NOT_SUPPORTED = 95, "operation not supported";
     /// A data server did not answer in time; the request did not take effect.

@@ -103,6 +103,7 @@ impl Core {
             Reply::Empty => Some(KeptReply::Entry(Default::default())),
             Reply::Attributes(attributes) => Some(KeptReply::Entry(attributes)),
             Reply::Io(io) => Some(KeptReply::Io(io)),
+            Reply::Xattr => Some(KeptReply::Xattr),
             Reply::Node => {
                 let node = change.inode().and_then(|inode| self.nodes.get(&inode));
                 node.map(|node| KeptReply::Entry(node.attributes()))
@@ -189,6 +190,16 @@ impl Core {
                 Some(node) if node.file().is_some() && node.links > 0 => self.opens.keep(inode),
                 _ => return contradiction("open file", inode.0),
             },
+            Change::XattrSet { inode, name, value } => {
+                self.change_xattr(inode, time_ns, lsn)?;
+                self.xattrs.set(inode, name, value);
+            }
+            Change::XattrRemoved { inode, name } => {
+                self.change_xattr(inode, time_ns, lsn)?;
+                if !self.xattrs.remove(inode, name) {
+                    return contradiction("an extended attribute of inode", inode.0);
+                }
+            }
             Change::SessionEnded { session } => self.sessions.remove(session),
             Change::TargetAdded { .. }
             | Change::StoreAdded { .. }
@@ -291,6 +302,12 @@ impl Core {
         }
     }
 
+    fn change_xattr(&mut self, inode: Inode, time_ns: i64, lsn: Lsn) -> Result<(), RecordError> {
+        let Some(node) = self.nodes.get_mut(&inode) else { return contradiction("inode", inode.0) };
+        (node.ctime_ns, node.lsn) = (time_ns, lsn);
+        Ok(())
+    }
+
     fn set_parent(&mut self, inode: Inode, parent: Inode, time_ns: i64, lsn: Lsn) {
         if let Some(node) = self.nodes.get_mut(&inode)
             && let Some(directory) = node.directory_mut()
@@ -309,6 +326,7 @@ impl Core {
             return;
         }
         self.opens.gone(inode);
+        self.xattrs.forget(inode);
         let (Some(node), Some(shard)) = (self.nodes.remove(&inode), inode.shard()) else { return };
         self.shards[usize::from(shard.0)].removed = lsn;
         self.clock += 1;

@@ -28,6 +28,7 @@ use crate::sessions::Sessions;
 use crate::space::SpaceMap;
 use crate::targets::Targets;
 use crate::waiting::Waiting;
+use crate::xattrs::Xattrs;
 use crate::zones::ZoneTable;
 
 /// Monotonic nanoseconds, as the caller counts them.
@@ -151,6 +152,7 @@ mod staging;
 mod targets;
 mod waiting;
 mod write;
+mod xattrs;
 mod zone;
 mod zonekeeper;
 mod zones;
@@ -202,6 +204,7 @@ pub struct Core {
     rename_lock: RenameLock,
     waiting: Waiting,
     opens: Opens,
+    xattrs: Xattrs,
     /// Messages to this core itself.
     local: VecDeque<PeerMessage>,
     /// Number of the last commit that mapped or unmapped blocks.
@@ -255,6 +258,7 @@ impl Core {
             rename_lock: RenameLock::default(),
             waiting: Waiting::default(),
             opens: Opens::default(),
+            xattrs: Xattrs::default(),
             local: VecDeque::new(),
             clock: 0,
             last_operation: 0,

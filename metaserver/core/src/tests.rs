@@ -12,3 +12,4 @@ mod safety;
 mod shards;
 mod windows;
 mod world;
+mod xattrs;
