@@ -30,6 +30,7 @@ pub mod retirement;
 pub mod slots;
 pub mod stats;
 pub mod status;
+pub mod xattr;
 
 pub use ids::{
     Block, Epoch, GrantNumber, Handle, Inode, RegionId, SessionId, ShardId, StoreId, TargetId, Term,

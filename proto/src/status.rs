@@ -55,10 +55,14 @@ statuses! {
     NO_SPACE = 28, "no space left on device";
     /// The file has as many names as it can have.
     TOO_MANY_LINKS = 31, "too many links";
+    /// The answer is longer than the host has room for.
+    RANGE = 34, "numerical result out of range";
     /// A name is longer than 255 bytes or a path longer than 4096.
     NAME_TOO_LONG = 36, "file name too long";
     /// The directory is not empty.
     NOT_EMPTY = 39, "directory not empty";
+    /// There is no such extended attribute.
+    NO_DATA = 61, "no data available";
     /// The server does not know the operation.
     NOT_SUPPORTED = 95, "operation not supported";
     /// A data server did not answer in time; the request did not take effect.

@@ -95,6 +95,7 @@ fn tables() -> String {
         ("handshake", "Handshake"),
         ("operations", "Operations channel"),
         ("identity", "Identities"),
+        ("xattr", "Extended attributes"),
         ("control", "Back control channel"),
         ("data", "Data session"),
     ] {

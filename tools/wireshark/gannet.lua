@@ -229,8 +229,10 @@ local status_names = {
     [5] = "input/output error", [11] = "resource temporarily unavailable", [12] = "out of memory",
     [13] = "permission denied", [16] = "device or resource busy", [17] = "file exists",
     [20] = "not a directory", [21] = "is a directory", [22] = "invalid argument",
-    [24] = "too many open files", [27] = "file too large", [28] = "no space left on device", [31] = "too many links",
-    [36] = "file name too long", [39] = "directory not empty", [95] = "operation not supported", [110] = "timed out",
+    [24] = "too many open files", [27] = "file too large", [28] = "no space left on device", [31] = "too many links", [34] = "numerical result out of range",
+    [36] = "file name too long",
+    [39] = "directory not empty", [61] = "no data available",
+    [95] = "operation not supported", [110] = "timed out",
     [116] = "stale file handle", [125] = "operation cancelled",
     [0x1000] = "WRONG_SHARD: the shard is served elsewhere",
     [0x1001] = "STALE_SET: the set of data servers has changed",
@@ -259,6 +261,7 @@ local name_flags = { { 1, "EXCLUSIVE" }, { 2, "NO_REPLACE" }, { 4, "EXCHANGE" } 
 local inode_operations = {
     "STAT", "OPEN", "FSYNC", "OPEN_READ", "OPEN_WRITE", "OPEN_READ_WRITE", "CLOSE",
 }
+local xattr_operations = { "GET", "SET", "LIST", "REMOVE" }
 local grant_operations = { "READ", "WRITE", "ZERO" }
 local yes_no = { [0] = "no", [1] = "yes" }
 local roles = { [0] = "metadata-server reactor", [1] = "data server" }
@@ -633,6 +636,33 @@ message(0x51, "DeclareOpen", {
     { "open", u32() },
 }, {
     summary = function(body) return inode_operations[number_at(body, 16, 2)] end,
+})
+tail_field("XattrRequest", "name", ProtoField.string)
+tail_field("XattrRequest", "value", ProtoField.bytes)
+message(0x52, "XattrRequest", {
+    { "header", RequestHeader },
+    { "handle", Handle },
+    { "operation", u16({ values = xattr_operations }) },
+    { "name_bytes", u16(length_bytes) },
+    { "value_bytes", u16(length_bytes) },
+    { "flags", u16({ base = base.HEX, flags = { { 1, "CREATE" }, { 2, "REPLACE" } } }) },
+    { "identity", u16() },
+    { "reserved", reserved(2) },
+    { "reply_bytes_max", u32(length_bytes) },
+}, {
+    summary = function(body) return xattr_operations[number_at(body, 32, 2)] end,
+    tail = function(tail, body)
+        tail:show_text("name", number_at(body, 34, 2))
+        tail:show_text("value", number_at(body, 36, 2))
+    end,
+})
+tail_field("XattrReply", "value", ProtoField.bytes)
+message(0x53, "XattrReply", {
+    { "header", ReplyHeader },
+    { "value_bytes", u32(length_bytes) },
+    { "tail_bytes", u32(length_bytes) },
+}, {
+    tail = function(tail, body) tail:show_text("value", number_at(body, 28, 4)) end,
 })
 tail_field("SetIdentity", "group", ProtoField.uint32, base.DEC)
 message(0x50, "SetIdentity", {

@@ -19,7 +19,9 @@ use crate::counters::Counters;
 use crate::error::{ErrorKind, RequestError};
 use crate::identities::{Identity, IdentityId};
 use crate::opens::{OpenAccess, OpenId};
-use crate::operation::{AttributeChanges, Completion, Entry, Operation, Outcome, Ownership, Space};
+use crate::operation::{
+    AttributeChanges, Completion, Entry, Operation, Outcome, Ownership, Space, XattrMode,
+};
 use crate::options::ClientOptions;
 use crate::waiter::Waiter;
 use gannet_runtime::idle::IdlePolicy;
@@ -380,6 +382,59 @@ impl<F: Fabric> Session<F> {
     pub fn truncate(&mut self, file: Handle, size: u64) -> Result<(), RequestError> {
         let changes = AttributeChanges { size: Some(size), ..AttributeChanges::default() };
         self.set_attributes(file, changes).map(|_attributes| ())
+    }
+
+    /// Performs an operation on extended attributes.
+    fn xattr(&mut self, operation: Operation) -> Result<Vec<u8>, RequestError> {
+        let name = operation.name();
+        match self.call(operation)? {
+            Outcome::Xattr(value) => Ok(value),
+            _ => Err(unexpected(name)),
+        }
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `NO_DATA` if there is none, `NOT_SUPPORTED` for names that there cannot be, `ACCESS`, or as
+    /// every call.
+    pub fn xattr_value(&mut self, handle: Handle, name: &str) -> Result<Vec<u8>, RequestError> {
+        self.xattr(Operation::GetXattr { handle, name: name.as_bytes().to_vec() })
+    }
+
+    /// The names of all extended attributes that may be seen, in byte order.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn xattr_names(&mut self, handle: Handle) -> Result<Vec<Vec<u8>>, RequestError> {
+        let list = self.xattr(Operation::ListXattrs { handle })?;
+        let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Ok(names.map(<[u8]>::to_vec).collect())
+    }
+
+    /// Gives an extended attribute a value.
+    ///
+    /// # Errors
+    /// `EXISTS`, `NO_DATA` as `mode` has it, `NO_SPACE`, `ACCESS`, `NOT_PERMITTED`, or as
+    /// every call.
+    pub fn set_xattr(
+        &mut self,
+        handle: Handle,
+        name: &str,
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<(), RequestError> {
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        self.xattr(Operation::SetXattr { handle, name, value, mode }).map(|_empty| ())
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `NO_DATA`, `ACCESS`, `NOT_PERMITTED`, or as every call.
+    pub fn remove_xattr(&mut self, handle: Handle, name: &str) -> Result<(), RequestError> {
+        let name = name.as_bytes().to_vec();
+        self.xattr(Operation::RemoveXattr { handle, name }).map(|_empty| ())
     }
 
     /// Waits until everything acknowledged on the file is durable.

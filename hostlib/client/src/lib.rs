@@ -42,6 +42,6 @@ pub use identities::{Identity, IdentityId};
 pub use opens::{OpenAccess, OpenId};
 pub use operation::{
     AttributeChanges, Completion, Entry, Listing, Operation, Outcome, Ownership, Refused,
-    RequestId, SetTime, Space,
+    RequestId, SetTime, Space, XattrMode,
 };
 pub use options::{ClientOptions, Protection, UnknownProtection};

@@ -3,6 +3,7 @@
 use gannet_fabric::arena::HostBuffer;
 use gannet_proto::limits::{FILE_BYTES_MAX, PATH_BYTES_MAX, REQUEST_BYTES_MAX};
 use gannet_proto::operations::{Attributes, attribute_mask, check_name};
+use gannet_proto::xattr::{XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use gannet_proto::{Handle, Inode, Status};
 
 use crate::counters::Counters;
@@ -25,6 +26,18 @@ pub struct Ownership {
     pub uid: u32,
     /// Group of what the superuser makes, unless the directory passes on its own.
     pub gid: u32,
+}
+
+/// What [`Operation::SetXattr`] asks of what is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XattrMode {
+    /// Nothing: the attribute is made or replaced.
+    #[default]
+    Set,
+    /// That there is no such attribute.
+    Create,
+    /// That there is one.
+    Replace,
 }
 
 /// What a time is set to.
@@ -187,6 +200,36 @@ pub enum Operation {
         /// Which ones.
         changes: AttributeChanges,
     },
+    /// The value of an extended attribute.
+    GetXattr {
+        /// The inode.
+        handle: Handle,
+        /// Which one.
+        name: Vec<u8>,
+    },
+    /// The names of all extended attributes that may be seen.
+    ListXattrs {
+        /// The inode.
+        handle: Handle,
+    },
+    /// Gives an extended attribute a value.
+    SetXattr {
+        /// The inode.
+        handle: Handle,
+        /// Which one: `user.`, `trusted.` or `security.` and what follows, at most 255 bytes.
+        name: Vec<u8>,
+        /// The value, at most 4096 bytes.
+        value: Vec<u8>,
+        /// Whether it has to be new, or there.
+        mode: XattrMode,
+    },
+    /// Removes an extended attribute.
+    RemoveXattr {
+        /// The inode.
+        handle: Handle,
+        /// Which one.
+        name: Vec<u8>,
+    },
     /// Waits until everything acknowledged on the file is durable.
     Fsync {
         /// The file.
@@ -239,6 +282,9 @@ pub enum Operation {
 pub enum Outcome {
     /// Attributes of what was found, made or changed; of a removed name, zeros.
     Entry(Attributes),
+    /// The value of an extended attribute, or the names of all, each with a zero behind it; empty
+    /// after a change.
+    Xattr(Vec<u8>),
     /// A part of a directory.
     Directory(Listing),
     /// Data is in the buffer. Fewer `bytes` than asked for without `end_of_file` means: ask again
@@ -351,6 +397,10 @@ impl Operation {
             Operation::Open { .. } | Operation::OpenFile { .. } => "open",
             Operation::CloseFile { .. } => "close",
             Operation::SetAttributes { .. } => "set attributes",
+            Operation::GetXattr { .. } => "get extended attribute",
+            Operation::ListXattrs { .. } => "list extended attributes",
+            Operation::SetXattr { .. } => "set extended attribute",
+            Operation::RemoveXattr { .. } => "remove extended attribute",
             Operation::Fsync { .. } => "fsync",
             Operation::Read { .. } => "read",
             Operation::Write { .. } => "write",
@@ -368,6 +418,8 @@ impl Operation {
             | Operation::Open { .. }
             | Operation::OpenFile { .. }
             | Operation::CloseFile { .. }
+            | Operation::GetXattr { .. }
+            | Operation::ListXattrs { .. }
             | Operation::Fsync { .. }
             | Operation::Read { .. } => Class::Query,
             Operation::Create { .. }
@@ -378,6 +430,8 @@ impl Operation {
             | Operation::Exchange { .. }
             | Operation::Link { .. }
             | Operation::SetAttributes { .. }
+            | Operation::SetXattr { .. }
+            | Operation::RemoveXattr { .. }
             | Operation::Write { .. } => Class::Change,
         }
     }
@@ -394,7 +448,12 @@ impl Operation {
             | Operation::Exchange { parent, .. }
             | Operation::Link { parent, .. } => Some(*parent),
             Operation::Readdir { directory, .. } => Some(*directory),
-            Operation::Stat { handle } | Operation::SetAttributes { handle, .. } => Some(*handle),
+            Operation::Stat { handle }
+            | Operation::SetAttributes { handle, .. }
+            | Operation::GetXattr { handle, .. }
+            | Operation::ListXattrs { handle }
+            | Operation::SetXattr { handle, .. }
+            | Operation::RemoveXattr { handle, .. } => Some(*handle),
             Operation::Open { file }
             | Operation::OpenFile { file, .. }
             | Operation::CloseFile { file, .. }
@@ -438,6 +497,9 @@ impl Operation {
             | Operation::Mkdir { name, .. }
             | Operation::Unlink { name, .. }
             | Operation::Rmdir { name, .. }
+            | Operation::GetXattr { name, .. }
+            | Operation::SetXattr { name, .. }
+            | Operation::RemoveXattr { name, .. }
             | Operation::Rename { name, .. }
             | Operation::Exchange { name, .. }
             | Operation::Link { name, .. } => Some(Box::from(name.as_slice())),
@@ -484,6 +546,16 @@ impl Operation {
             }
             Operation::Readdir { after, .. } if after.len() > PATH_BYTES_MAX => {
                 Err(ErrorKind::Status(Status::NAME_TOO_LONG))
+            }
+            Operation::GetXattr { name, .. }
+            | Operation::SetXattr { name, .. }
+            | Operation::RemoveXattr { name, .. }
+                if name.len() > XATTR_NAME_BYTES_MAX =>
+            {
+                Err(ErrorKind::Status(Status::RANGE))
+            }
+            Operation::SetXattr { value, .. } if value.len() > XATTR_VALUE_BYTES_MAX => {
+                Err(ErrorKind::Status(Status::NO_SPACE))
             }
             Operation::Read { offset, length, buffer, buffer_offset, .. } => {
                 check_range(*offset, *length, buffer, *buffer_offset)

@@ -103,6 +103,7 @@ impl Core {
             Reply::Empty => Some(KeptReply::Entry(Default::default())),
             Reply::Attributes(attributes) => Some(KeptReply::Entry(attributes)),
             Reply::Io(io) => Some(KeptReply::Io(io)),
+            Reply::Xattr => Some(KeptReply::Xattr),
             Reply::Node => {
                 let node = change.inode().and_then(|inode| self.nodes.get(&inode));
                 node.map(|node| KeptReply::Entry(node.attributes()))
@@ -152,7 +153,6 @@ impl Core {
             }
             Change::NodeDropped { inode } => {
                 self.check_node(inode)?;
-                self.opens.gone(inode);
                 self.release_node(inode, lsn);
             }
             Change::Renamed { directory, to_directory, drop_inode, name, to_name } => {
@@ -190,6 +190,16 @@ impl Core {
                 Some(node) if node.file().is_some() && node.links > 0 => self.opens.keep(inode),
                 _ => return contradiction("open file", inode.0),
             },
+            Change::XattrSet { inode, name, value } => {
+                self.change_xattr(inode, time_ns, lsn)?;
+                self.xattrs.set(inode, name, value);
+            }
+            Change::XattrRemoved { inode, name } => {
+                self.change_xattr(inode, time_ns, lsn)?;
+                if !self.xattrs.remove(inode, name) {
+                    return contradiction("an extended attribute of inode", inode.0);
+                }
+            }
             Change::SessionEnded { session } => self.sessions.remove(session),
             Change::Prepared { coordinator, order, effects } => {
                 self.apply_prepared(origin, (coordinator, order), effects)?;
@@ -313,6 +323,12 @@ impl Core {
         if entry.file_type == file_type::DIRECTORY && directory != to_directory {
             self.set_parent(entry.inode, to_directory, time_ns, lsn);
         }
+    }
+
+    fn change_xattr(&mut self, inode: Inode, time_ns: i64, lsn: Lsn) -> Result<(), RecordError> {
+        let Some(node) = self.nodes.get_mut(&inode) else { return contradiction("inode", inode.0) };
+        (node.ctime_ns, node.lsn) = (node.ctime_ns.max(time_ns), lsn);
+        Ok(())
     }
 
     pub(crate) fn set_parent(&mut self, inode: Inode, parent: Inode, time_ns: i64, lsn: Lsn) {

@@ -28,6 +28,8 @@ counters! {
     inode_requests,
     /// SETATTR requests.
     attribute_changes,
+    /// Requests for extended attributes.
+    xattr_requests,
     /// READ requests.
     reads,
     /// WRITE requests.

@@ -68,6 +68,9 @@ impl Core {
                 node.mtime_ns,
                 node.ctime_ns
             );
+            for (name, value) in self.xattrs.of(*inode) {
+                let _ = writeln!(text, "  {:?} = {value:?}", String::from_utf8_lossy(name));
+            }
             match &node.content {
                 Content::File(file) => {
                     let set: Vec<u32> = file.set.iter().map(|store| store.0).collect();

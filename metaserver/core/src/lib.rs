@@ -30,6 +30,7 @@ use crate::space::SpaceMap;
 use crate::targets::Targets;
 use crate::transactions::Transactions;
 use crate::waiting::Waiting;
+use crate::xattrs::Xattrs;
 use crate::zones::ZoneTable;
 
 /// Monotonic nanoseconds, as the caller counts them.
@@ -158,6 +159,7 @@ mod targets;
 mod transactions;
 mod waiting;
 mod write;
+mod xattrs;
 mod zone;
 mod zonekeeper;
 mod zones;
@@ -212,6 +214,7 @@ pub struct Core {
     recovery: Recovery,
     waiting: Waiting,
     opens: Opens,
+    xattrs: Xattrs,
     /// Messages to this core itself.
     local: VecDeque<PeerMessage>,
     /// Number of the last commit that mapped or unmapped blocks.
@@ -269,6 +272,7 @@ impl Core {
             recovery: Recovery::default(),
             waiting: Waiting::default(),
             opens: Opens::default(),
+            xattrs: Xattrs::default(),
             local: VecDeque::new(),
             clock: 0,
             last_operation: 0,

@@ -67,6 +67,8 @@ impl Core {
     /// no transfer may refer to them.
     pub(crate) fn release_node(&mut self, inode: Inode, lsn: Lsn) {
         let (Some(node), Some(shard)) = (self.nodes.remove(&inode), inode.shard()) else { return };
+        self.opens.gone(inode);
+        self.xattrs.forget(inode);
         self.shards[usize::from(shard.0)].removed = lsn;
         self.clock += 1;
         if let Some(file) = node.file() {

@@ -14,6 +14,7 @@ mod layout;
 
 use gannet_proto::limits::{NAME_BYTES_MAX, PARTS_MAX, TARGETS_PER_FILE_MAX};
 use gannet_proto::operations::Attributes;
+use gannet_proto::xattr::{XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use gannet_proto::{Inode, ShardId, StoreId, TargetId};
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -133,6 +134,8 @@ pub(crate) enum Reply {
     Attributes(Attributes),
     /// Of a write.
     Io(IoKept),
+    /// Success of a change of extended attributes.
+    Xattr,
 }
 
 /// The kept answer of a write.
@@ -220,6 +223,10 @@ pub(crate) enum Change<'a> {
     ZoneReturned { store: StoreId, zone: u32 },
     /// A file stays when its last name goes: somebody has it open.
     OpenKept { inode: Inode },
+    /// An inode has an extended attribute with this value.
+    XattrSet { inode: Inode, name: &'a [u8], value: &'a [u8] },
+    /// An inode has lost an extended attribute.
+    XattrRemoved { inode: Inode, name: &'a [u8] },
     /// A session and its kept replies are forgotten.
     SessionEnded { session: u64 },
     /// The shard is ready to take part in an operation of another shard, the coordinator, and does
@@ -280,6 +287,10 @@ pub(crate) struct ExtentList<'a> {
 
 const _: () = assert!(
     size_of::<RecordHeader>() + size_of::<Attributes>() + 64 + PARTS_MAX * layout::EXTENT_BYTES
+        <= RECORD_BYTES_MAX
+);
+const _: () = assert!(
+    size_of::<RecordHeader>() + 64 + XATTR_NAME_BYTES_MAX + XATTR_VALUE_BYTES_MAX
         <= RECORD_BYTES_MAX
 );
 const _: () = assert!(

@@ -7,6 +7,7 @@
 use gannet_proto::limits::{SHARDS, SLOTS_MAX, TARGETS_PER_FILE_MAX};
 use gannet_proto::operations::{Attributes, DirectoryReply, EntryReply, IoReply, RequestHeader};
 use gannet_proto::slots::{Admission, Slot};
+use gannet_proto::xattr::XattrReply;
 use gannet_proto::{Handle, Inode, ShardId, Status, TargetId};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -22,6 +23,7 @@ pub(crate) enum ReplyKind {
     Entry,
     Directory,
     Io,
+    Xattr,
 }
 
 /// A request that is being executed.
@@ -200,6 +202,10 @@ impl Core {
                 let reply = DirectoryReply { header, ..DirectoryReply::default() };
                 sink.reply(context.session, after, &reply, &[]);
             }
+            ReplyKind::Xattr => {
+                let reply = XattrReply { header, ..XattrReply::default() };
+                sink.reply(context.session, after, &reply, &[]);
+            }
             ReplyKind::Io => {
                 let reply = IoReply { header, ..IoReply::default() };
                 sink.reply(context.session, after, &reply, &[]);
@@ -310,6 +316,7 @@ impl Core {
                 self.send_entry(context, self.last_lsn, *attributes, 0, sink);
             }
             KeptReply::Io(io) => self.send_io(context, self.last_lsn, *io, false, sink),
+            KeptReply::Xattr => self.send_xattr(context, self.last_lsn, (0, &[]), sink),
         }
     }
 

@@ -30,6 +30,8 @@ pub(crate) enum KeptReply {
     Entry(Attributes),
     /// Of a write.
     Io(IoKept),
+    /// Of a change of extended attributes.
+    Xattr,
 }
 
 /// How a data server names a region of a host's memory.

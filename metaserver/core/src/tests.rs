@@ -16,3 +16,4 @@ mod safety;
 mod shards;
 mod windows;
 mod world;
+mod xattrs;

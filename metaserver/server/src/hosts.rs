@@ -12,6 +12,7 @@ use gannet_proto::operations::{
     Unregister, Write,
 };
 use gannet_proto::packet::{DecodeError, Frame, Message};
+use gannet_proto::xattr::XattrRequest;
 use gannet_proto::{RegionId, SessionId, Status, TargetId};
 use gannet_runtime::poller::Now;
 use gannet_runtime::time::Time;
@@ -131,6 +132,10 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
             SetIdentity::KIND => {
                 let (request, tail) = frame.read::<SetIdentity>()?;
                 core.set_identity(host, request, request.groups(tail)?);
+            }
+            XattrRequest::KIND => {
+                let (request, tail) = frame.read::<XattrRequest>()?;
+                core.xattr_request(core_now, host, request, request.xattr(tail)?, sink);
             }
             DeclareOpen::KIND => {
                 core.declare_open(host, frame.read::<DeclareOpen>()?.0);

@@ -7,16 +7,26 @@ use gannet_proto::operations::{
     StatFs, Stats, Window, Write, inode_operation, io_flags, name_flags, name_operation,
 };
 use gannet_proto::packet::FrameHeader;
+use gannet_proto::xattr::{
+    XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XattrRequest, xattr_flags, xattr_operation,
+};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use crate::identities::IdentityId;
-use crate::operation::{Operation, Ownership, SetTime};
+use crate::operation::{Operation, Ownership, SetTime, XattrMode};
 use crate::outbox::{Outbox, OutboxFull};
 
 /// Most bytes of entries that a directory reply has room for.
 const LISTING_BYTES_MAX: usize =
     LARGE_PACKET_BYTES - size_of::<FrameHeader>() - size_of::<DirectoryReply>();
+
+/// Most bytes of a value or list of extended attributes.
+const XATTR_REPLY_BYTES_MAX: u32 = if XATTR_VALUE_BYTES_MAX > XATTR_LIST_BYTES_MAX {
+    XATTR_VALUE_BYTES_MAX as u32
+} else {
+    XATTR_LIST_BYTES_MAX as u32
+};
 
 /// How a request names its buffer.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +93,23 @@ pub(super) fn encode(
             outbox.push(&message, &[windows.as_bytes()])
         }
         Operation::Stat { handle } => inode(context, *handle, inode_operation::STAT, outbox),
+        Operation::GetXattr { handle, name } => {
+            xattr(context, *handle, xattr_operation::GET, (name, &[], 0), outbox)
+        }
+        Operation::ListXattrs { handle } => {
+            xattr(context, *handle, xattr_operation::LIST, (&[], &[], 0), outbox)
+        }
+        Operation::SetXattr { handle, name, value, mode } => {
+            let flags = match mode {
+                XattrMode::Set => 0,
+                XattrMode::Create => xattr_flags::CREATE,
+                XattrMode::Replace => xattr_flags::REPLACE,
+            };
+            xattr(context, *handle, xattr_operation::SET, (name, value, flags), outbox)
+        }
+        Operation::RemoveXattr { handle, name } => {
+            xattr(context, *handle, xattr_operation::REMOVE, (name, &[], 0), outbox)
+        }
         Operation::OpenFile { file, access, open } => {
             let message = inode_message(context, *file, access.operation());
             outbox.push(&InodeRequest { open: U32::new(open.0), ..message }, &[])
@@ -203,6 +230,27 @@ fn inode_message(context: Context<'_>, handle: Handle, operation: u16) -> InodeR
         identity: U16::new(context.identity.0),
         ..InodeRequest::default()
     }
+}
+
+fn xattr(
+    context: Context<'_>,
+    handle: Handle,
+    operation: u16,
+    (name, value, flags): (&[u8], &[u8], u16),
+    outbox: &mut Outbox,
+) -> Result<(), OutboxFull> {
+    let message = XattrRequest {
+        header: context.header,
+        handle,
+        operation: U16::new(operation),
+        name_bytes: U16::new(name.len() as u16),
+        value_bytes: U16::new(value.len() as u16),
+        flags: U16::new(flags),
+        identity: U16::new(context.identity.0),
+        reserved: U16::ZERO,
+        reply_bytes_max: U32::new(XATTR_REPLY_BYTES_MAX),
+    };
+    outbox.push(&message, &[name, value])
 }
 
 /// The time to set, if the host says which.

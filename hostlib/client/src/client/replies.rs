@@ -13,6 +13,7 @@ use gannet_proto::operations::{
 };
 use gannet_proto::packet::{DecodeError, Frame, Frames, Message};
 use gannet_proto::stats::{StatsEntry, read_stats};
+use gannet_proto::xattr::XattrReply;
 use gannet_proto::{Handle, Inode, SessionId, Status, TargetId};
 use zerocopy::FromBytes;
 
@@ -198,6 +199,17 @@ impl<F: Fabric> Client<F> {
                     status => self.on_failure(index, status, &[]),
                 }
             }
+            XattrReply::KIND => {
+                let (reply, tail) = frame.read::<XattrReply>()?;
+                let value = reply.value(tail)?;
+                let Some(index) = self.accept::<XattrReply>(reactor, &reply.header)? else {
+                    return Ok(());
+                };
+                match Status(reply.header.status.get()) {
+                    Status::OK => self.on_xattr(index, value),
+                    status => self.on_failure(index, status, &[]),
+                }
+            }
             TargetReply::KIND => {
                 let (reply, tail) = frame.read::<TargetReply>()?;
                 self.counters.replies += 1;
@@ -355,6 +367,10 @@ impl<F: Fabric> Client<F> {
                 Operation::Read { .. }
                 | Operation::Write { .. }
                 | Operation::Readdir { .. }
+                | Operation::GetXattr { .. }
+                | Operation::ListXattrs { .. }
+                | Operation::SetXattr { .. }
+                | Operation::RemoveXattr { .. }
                 | Operation::StatFs { .. }
                 | Operation::Stats { .. },
             )
@@ -389,6 +405,23 @@ impl<F: Fabric> Client<F> {
             *parent = handle;
         }
         self.send_anew(index);
+    }
+
+    fn on_xattr(&mut self, index: u32, value: &[u8]) {
+        let result = match self.requests[index].operation {
+            Some(
+                Operation::GetXattr { .. }
+                | Operation::ListXattrs { .. }
+                | Operation::SetXattr { .. }
+                | Operation::RemoveXattr { .. },
+            ) => Ok(Outcome::Xattr(value.to_vec())),
+            _ => Err(ErrorKind::Protocol("a reply of another kind of request")),
+        };
+        match result {
+            // Who knows what such a server has under way.
+            Err(kind) => self.cut_and_fail(index, kind),
+            result => self.finish(index, result),
+        }
     }
 
     fn on_listing(&mut self, index: u32, listing: Listing) {

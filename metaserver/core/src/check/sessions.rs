@@ -57,6 +57,7 @@ impl View<'_> {
 /// What is wrong with an answer, whoever it is for.
 fn wrong_with(reply: &KeptReply) -> Option<&'static str> {
     match reply {
+        KeptReply::Xattr => None,
         KeptReply::Io(io) => {
             let (offset, length, size) = (io.offset.get(), io.length.get(), io.size.get());
             if length > REQUEST_BYTES_MAX {

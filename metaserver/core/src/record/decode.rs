@@ -4,6 +4,7 @@ use gannet_proto::limits::{
     BLOCK_BYTES, FILE_BYTES_MAX, PARTS_MAX, SHARDS, SLOTS_MAX, TARGETS_PER_FILE_MAX,
 };
 use gannet_proto::operations::{Attributes, file_type};
+use gannet_proto::xattr::{XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use gannet_proto::{Block, Inode, ShardId, StoreId, TargetId};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -11,8 +12,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use super::effects::next_effect;
 use super::layout::{
     ATTRIBUTES, AttributesBody, DROP_INODE, DecidedBody, EndedBody, EntryBody, ExtentRecord,
-    LocationRecord, NodeBody, PairBody, PreparedBody, RenameBody, StoreBody, WriteBody, ZoneBody,
-    kind,
+    LocationRecord, NodeBody, PairBody, PreparedBody, RenameBody, StoreBody, WriteBody, XattrBody,
+    ZoneBody, kind,
 };
 use super::{
     Change, EFFECTS_MAX, EffectList, ExtentList, IoKept, NO_SHARD, Origin, PARTICIPANTS_MAX,
@@ -145,6 +146,17 @@ impl<'a> Reader<'a> {
         Ok(EffectList { bytes, count })
     }
 
+    fn xattr(&mut self, body: &XattrBody) -> Result<(&'a [u8], &'a [u8]), RecordError> {
+        let (name, value) = (body.name_bytes.get(), body.value_bytes.get());
+        if name == 0 || usize::from(name) > XATTR_NAME_BYTES_MAX {
+            return self.field("name_bytes", name.into());
+        }
+        if usize::from(value) > XATTR_VALUE_BYTES_MAX {
+            return self.field("value_bytes", value.into());
+        }
+        Ok((self.bytes(name.into())?, self.bytes(value.into())?))
+    }
+
     fn stores(&mut self, count: U16) -> Result<StoreList<'a>, RecordError> {
         let count = usize::from(count.get());
         if count > TARGETS_PER_FILE_MAX {
@@ -185,6 +197,7 @@ pub(crate) fn decode(record: &[u8]) -> Result<(Origin, Change<'_>), RecordError>
         2 => Reply::Empty,
         3 => Reply::Attributes(*reader.take::<Attributes>()?),
         4 => Reply::Io(*reader.take::<IoKept>()?),
+        5 => Reply::Xattr,
         reply => return reader.field("reply", reply.into()),
     };
     if reply != Reply::None && (header.session.get() == 0 || shard.is_none()) {
@@ -272,6 +285,18 @@ fn decode_body<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, RecordError> {
         kind::OPEN_KEPT => {
             let body = reader.take::<PairBody>()?;
             Change::OpenKept { inode: reader.inode("inode", body.inode)? }
+        }
+        kind::XATTR_SET => {
+            let body = reader.take::<XattrBody>()?;
+            let inode = reader.inode("inode", body.inode)?;
+            let (name, value) = reader.xattr(body)?;
+            Change::XattrSet { inode, name, value }
+        }
+        kind::XATTR_REMOVED => {
+            let body = reader.take::<XattrBody>()?;
+            let inode = reader.inode("inode", body.inode)?;
+            let (name, _) = reader.xattr(body)?;
+            Change::XattrRemoved { inode, name }
         }
         kind::PARENT_SET => {
             let body = reader.take::<PairBody>()?;

@@ -6,7 +6,7 @@ use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use super::layout::{
     AttributesBody, DROP_INODE, DecidedBody, EndedBody, EntryBody, ExtentRecord, LocationRecord,
-    NodeBody, PairBody, PreparedBody, RenameBody, StoreBody, WriteBody, ZoneBody, kind,
+    NodeBody, PairBody, PreparedBody, RenameBody, StoreBody, WriteBody, XattrBody, ZoneBody, kind,
 };
 use super::{Change, NO_SHARD, Origin, RECORD_BYTES_MAX, RecordHeader, Reply};
 use crate::extents::Extent;
@@ -55,6 +55,8 @@ impl Change<'_> {
             Change::Aborted { .. } => kind::ABORTED,
             Change::Forgotten => kind::FORGOTTEN,
             Change::OpenKept { .. } => kind::OPEN_KEPT,
+            Change::XattrSet { .. } => kind::XATTR_SET,
+            Change::XattrRemoved { .. } => kind::XATTR_REMOVED,
         }
     }
 }
@@ -77,6 +79,7 @@ pub(crate) fn encode(bytes: &mut Vec<u8>, origin: &Origin, change: &Change<'_>) 
             Reply::Empty => 2,
             Reply::Attributes(_) => 3,
             Reply::Io(_) => 4,
+            Reply::Xattr => 5,
         }),
         reserved: U32::ZERO,
         time_ns: I64::new(origin.time_ns),
@@ -85,7 +88,7 @@ pub(crate) fn encode(bytes: &mut Vec<u8>, origin: &Origin, change: &Change<'_>) 
     match &origin.reply {
         Reply::Attributes(attributes) => bytes.extend_from_slice(attributes.as_bytes()),
         Reply::Io(io) => bytes.extend_from_slice(io.as_bytes()),
-        Reply::None | Reply::Node | Reply::Empty => {}
+        Reply::None | Reply::Node | Reply::Empty | Reply::Xattr => {}
     }
     encode_body(bytes, change);
     let length = U32::new(bytes.len() as u32);
@@ -177,6 +180,12 @@ fn encode_body(bytes: &mut Vec<u8>, change: &Change<'_>) {
             };
             put(bytes, body.as_bytes(), [extents.bytes, &[]]);
         }
+        Change::XattrSet { inode, name, value } => {
+            put(bytes, xattr_body(inode, name, value).as_bytes(), [name, value]);
+        }
+        Change::XattrRemoved { inode, name } => {
+            put(bytes, xattr_body(inode, name, &[]).as_bytes(), [name, &[]]);
+        }
         Change::TargetAdded { target, uuid } => {
             put(bytes, store_body(0, target, uuid, 0, 0).as_bytes(), [&[], &[]]);
         }
@@ -237,6 +246,15 @@ fn node_body(
         quota: U32::ZERO,
         name_bytes: U16::new(name_bytes as u16),
         stores: U16::new(stores as u16),
+        reserved: U32::ZERO,
+    }
+}
+
+fn xattr_body(inode: Inode, name: &[u8], value: &[u8]) -> XattrBody {
+    XattrBody {
+        inode: U64::new(inode.0),
+        name_bytes: U16::new(name.len() as u16),
+        value_bytes: U16::new(value.len() as u16),
         reserved: U32::ZERO,
     }
 }

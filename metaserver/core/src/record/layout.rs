@@ -28,6 +28,8 @@ pub(super) mod kind {
     pub(in crate::record) const ABORTED: u16 = 23;
     pub(in crate::record) const FORGOTTEN: u16 = 24;
     pub(in crate::record) const OPEN_KEPT: u16 = 40;
+    pub(in crate::record) const XATTR_SET: u16 = 41;
+    pub(in crate::record) const XATTR_REMOVED: u16 = 42;
 }
 
 /// Declares the fixed body of a kind of record, with its size.
@@ -81,6 +83,7 @@ body!(
     }
 );
 body!(24, WriteBody { inode: U64, size: U64, extents: U16, reserved: [u8; 6] });
+body!(16, XattrBody { inode: U64, name_bytes: U16, value_bytes: U16, reserved: U32 });
 body!(
     40,
     StoreBody {

@@ -275,6 +275,38 @@ fn golden_bytes_of_a_file_that_stays() {
 }
 
 #[test]
+fn golden_bytes_of_extended_attributes() {
+    let head = concat!(
+        "0300",
+        "0807060504030201",
+        "1817161514131211",
+        "2827262524232221",
+        "3100000000000000",
+        "0700",
+        "0500",
+        "00000000",
+        "4443424100000000",
+        "0900000000000300",
+    );
+    let inode = Inode::new(ShardId(3), 9);
+    let set = Change::XattrSet { inode, name: b"user.x", value: &[7, 8] };
+    let removed = Change::XattrRemoved { inode, name: b"user.x" };
+    let name = "757365722e78";
+    for (change, start, end) in [
+        (set, "500000002900", format!("0600020000000000{name}0708")),
+        (removed, "4e0000002a00", format!("0600000000000000{name}")),
+    ] {
+        let mut bytes = Vec::new();
+        record::encode(&mut bytes, &origin(Reply::Xattr), &change);
+        assert_eq!(hex(&bytes), format!("{start}{head}{end}"));
+        assert_eq!(record::decode(&bytes), Ok((origin(Reply::Xattr), change)));
+        for length in 0..bytes.len() {
+            assert!(record::decode(&bytes[..length]).is_err());
+        }
+    }
+}
+
+#[test]
 fn a_later_versions_tail_is_skipped() {
     let mut bytes = Vec::new();
     written(&mut bytes);

@@ -13,6 +13,7 @@ use gannet_proto::operations::{
     attribute_mask, inode_operation, name_operation,
 };
 use gannet_proto::packet::Message;
+use gannet_proto::xattr::{Xattr, XattrReply, XattrRequest};
 use gannet_proto::{
     GrantNumber, Handle, Inode, SessionId, ShardId, Status, StoreId, TargetId, Term,
 };
@@ -54,6 +55,7 @@ pub(super) enum Answer {
     Entry(EntryReply, Vec<u32>),
     Directory(DirectoryReply, Vec<u8>),
     Io(IoReply, Vec<u32>),
+    Xattr(XattrReply, Vec<u8>),
 }
 
 impl Answer {
@@ -62,6 +64,7 @@ impl Answer {
             Answer::Entry(reply, _) => reply.header.request,
             Answer::Directory(reply, _) => reply.header.request,
             Answer::Io(reply, _) => reply.header.request,
+            Answer::Xattr(reply, _) => reply.header.request,
         }
     }
 
@@ -70,6 +73,7 @@ impl Answer {
             Answer::Entry(reply, _) => reply.header.status,
             Answer::Directory(reply, _) => reply.header.status,
             Answer::Io(reply, _) => reply.header.status,
+            Answer::Xattr(reply, _) => reply.header.status,
         };
         Status(status.get())
     }
@@ -129,6 +133,9 @@ impl Sink for TestSink {
                 Answer::Directory(DirectoryReply::read_from_bytes(bytes).unwrap(), tail.concat())
             }
             IoReply::KIND => Answer::Io(IoReply::read_from_bytes(bytes).unwrap(), numbers(tail)),
+            XattrReply::KIND => {
+                Answer::Xattr(XattrReply::read_from_bytes(bytes).unwrap(), tail.concat())
+            }
             kind => panic!("unexpected reply {kind:#x}"),
         };
         self.outputs.push_back(Output::Reply { session, after, answer });
@@ -763,6 +770,13 @@ impl World {
                 return names;
             }
         }
+    }
+
+    pub(super) fn send_xattr(&mut self, request: &XattrRequest, xattr: Xattr<'_>) {
+        let (now, reactor) = (self.now(), self.reactor(&request.header));
+        let (core, sink) = (&mut self.cores[reactor], &mut self.sinks[reactor]);
+        core.xattr_request(now, self.indexes[reactor], request, xattr, sink);
+        self.collect();
     }
 
     pub(super) fn send_inode(&mut self, request: &InodeRequest) {

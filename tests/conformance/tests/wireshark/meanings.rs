@@ -9,6 +9,7 @@ use gannet_proto::operations::{
     name_operation,
 };
 use gannet_proto::packet::{Message, PacketWriter};
+use gannet_proto::xattr::{XattrRequest, xattr_operation};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
@@ -81,6 +82,18 @@ fn every_operation_and_flag_has_its_name() {
             "inode_operation" => {
                 session.push(&InodeRequest { operation: short, ..InodeRequest::default() }, &[]);
                 ("gannet.inode_request.operation", false)
+            }
+            "xattr_operation" => {
+                session.push(&XattrRequest { operation: short, ..XattrRequest::default() }, &[]);
+                ("gannet.xattr_request.operation", false)
+            }
+            "xattr_flags" => {
+                let operation = U16::new(xattr_operation::SET);
+                session.push(
+                    &XattrRequest { flags: short, operation, ..XattrRequest::default() },
+                    &[],
+                );
+                ("gannet.xattr_request.flags", true)
             }
             "io_flags" => {
                 session.push(&Read { flags: short, ..Read::default() }, &[]);

@@ -18,7 +18,8 @@ use gannet_proto::operations::{
     Window, Write,
 };
 use gannet_proto::packet::{Message, PacketWriter};
-use zerocopy::little_endian::{U16, U64};
+use gannet_proto::xattr::{XattrReply, XattrRequest};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A packet of one message.
@@ -191,6 +192,18 @@ fn operations() -> Vec<Sample> {
         ),
         plain::<StatFsReply>(),
         plain::<DeclareOpen>(),
+        sample::<XattrRequest>(
+            |it| (it.name_bytes, it.value_bytes) = (U16::new(6), U16::new(2)),
+            Tail::default().text("user.x", "gannet.xattr_request.name").bytes(
+                &[7, 8],
+                "gannet.xattr_request.value",
+                "07:08",
+            ),
+        ),
+        sample::<XattrReply>(
+            |it| it.tail_bytes = U32::new(2),
+            Tail::default().bytes(&[7, 8], "gannet.xattr_reply.value", "07:08"),
+        ),
         sample::<SetIdentity>(|it| it.groups = U16::new(2), groups),
         sample::<StatsReply>(
             |it| (it.count, it.connections) = (U16::new(1), U16::new(1)),

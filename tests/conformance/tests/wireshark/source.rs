@@ -38,8 +38,8 @@ pub(crate) struct Protocol {
 }
 
 /// Files of the protocol that define what is on the wire.
-const FILES: [&str; 7] =
-    ["ids", "packet", "handshake", "operations", "identity", "control", "data"];
+const FILES: [&str; 8] =
+    ["ids", "packet", "handshake", "operations", "identity", "xattr", "control", "data"];
 
 /// Reads the source.
 pub(crate) fn protocol() -> Protocol {

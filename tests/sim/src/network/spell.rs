@@ -13,6 +13,7 @@ use gannet_proto::operations::{
     StatsReply, TargetReply, Unregister, Write,
 };
 use gannet_proto::packet::{Frame, Frames, Message};
+use gannet_proto::xattr::{XattrReply, XattrRequest};
 
 /// The messages of a packet.
 pub(super) fn spell(packet: &[u8]) -> String {
@@ -47,6 +48,8 @@ fn spell_frame(frame: &Frame<'_>) -> String {
         HostWelcome,
         SetIdentity,
         DeclareOpen,
+        XattrRequest,
+        XattrReply,
         NameRequest,
         InodeRequest,
         SetAttributes,

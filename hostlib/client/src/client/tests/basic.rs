@@ -15,7 +15,7 @@ use super::peer::{Asked, Cluster, attributes, file, header_of, options};
 use crate::counters::{Counters, Peer, PeerConnection, Role};
 use crate::error::ErrorKind;
 use crate::identities::{Identity, IdentityId};
-use crate::operation::{Operation, Outcome, Ownership};
+use crate::operation::{Operation, Outcome, Ownership, XattrMode};
 use crate::options::ClientOptions;
 
 fn stat(shard: u16) -> Operation {
@@ -569,4 +569,75 @@ fn a_request_follows_what_explains_its_identity() {
     for expected in [(7, 0), (7, 1)] {
         assert_eq!(numbers(cluster.try_next()), expected, "and when it is another");
     }
+}
+
+#[test]
+fn extended_attributes_are_asked_for_and_changed() {
+    use gannet_proto::xattr::{XattrReply, xattr_flags, xattr_operation};
+    let mut cluster = Cluster::new();
+    let (handle, name) = (file(0), || b"user.x".to_vec());
+    let set = |mode| Operation::SetXattr { handle, name: name(), value: vec![7, 8], mode };
+    let (get, list) =
+        (Operation::GetXattr { handle, name: name() }, Operation::ListXattrs { handle });
+    let remove = Operation::RemoveXattr { handle, name: name() };
+    let table = [
+        (get, xattr_operation::GET, 0, &b"user.x"[..], &b""[..], &b"value"[..]),
+        (list, xattr_operation::LIST, 0, b"", b"", b"user.x\0"),
+        (set(XattrMode::Set), xattr_operation::SET, 0, b"user.x", &[7, 8], b""),
+        (
+            set(XattrMode::Create),
+            xattr_operation::SET,
+            xattr_flags::CREATE,
+            b"user.x",
+            &[7, 8],
+            b"",
+        ),
+        (
+            set(XattrMode::Replace),
+            xattr_operation::SET,
+            xattr_flags::REPLACE,
+            b"user.x",
+            &[7, 8],
+            b"",
+        ),
+        (remove, xattr_operation::REMOVE, 0, b"user.x", b"", b""),
+    ];
+    for (asked, operation, flags, name, value, answer) in table {
+        cluster.client.submit(asked, 1).unwrap();
+        cluster.settle();
+        let Asked::Xattr(request, sent_name, sent_value) = cluster.next() else {
+            panic!("a request")
+        };
+        assert_eq!((request.operation.get(), request.flags.get()), (operation, flags));
+        assert_eq!((&sent_name[..], &sent_value[..]), (name, value));
+        let reply = XattrReply {
+            header: request.header.reply(Status::OK),
+            value_bytes: U32::new(answer.len() as u32),
+            tail_bytes: U32::new(answer.len() as u32),
+        };
+        cluster.send(cluster.meta(0), &reply, &[answer]);
+        cluster.settle();
+        let done = cluster.completions.pop().unwrap().result;
+        assert_eq!(done.unwrap(), Outcome::Xattr(answer.to_vec()));
+    }
+    cluster.client.submit(Operation::GetXattr { handle, name: name() }, 1).unwrap();
+    cluster.settle();
+    let header = header_of(&cluster.next());
+    let reply = XattrReply { header: header.reply(Status::NO_DATA), ..XattrReply::default() };
+    cluster.send(cluster.meta(0), &reply, &[]);
+    cluster.settle();
+    let error = cluster.completions.pop().unwrap().result.unwrap_err();
+    assert_eq!((error.status(), error.errno()), (Some(Status::NO_DATA), 61));
+    let refused = |operation| errno_unsent(&mut Cluster::new(), operation);
+    assert_eq!(refused(Operation::GetXattr { handle, name: vec![b'x'; 256] }), 34);
+    let value = vec![0; 4097];
+    assert_eq!(
+        refused(Operation::SetXattr { handle, name: name(), value, mode: XattrMode::Set }),
+        28
+    );
+}
+
+/// The error of an operation that is not even sent.
+fn errno_unsent(cluster: &mut Cluster, operation: Operation) -> i32 {
+    cluster.client.submit(operation, 0).unwrap_err().error.errno()
 }

@@ -15,6 +15,7 @@ use gannet_proto::operations::{
     Stats, TargetReply, Unregister, Window, Write, file_type,
 };
 use gannet_proto::packet::{Frames, Message, PacketWriter};
+use gannet_proto::xattr::XattrRequest;
 use gannet_proto::{Handle, Inode, SessionId, ShardId, Status};
 use gannet_runtime::time::Time;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -43,6 +44,7 @@ pub(super) enum Asked {
     Register,
     Identity(SetIdentity, Vec<u32>),
     Declare(DeclareOpen),
+    Xattr(XattrRequest, Vec<u8>, Vec<u8>),
     Unregister(Unregister),
     Cancel(Cancel),
     DataHello(DataHello, Vec<u8>),
@@ -107,6 +109,7 @@ pub(super) fn header_of(asked: &Asked) -> RequestHeader {
         Asked::Name(message, _, _) => message.header,
         Asked::Inode(message) => message.header,
         Asked::Set(message) => message.header,
+        Asked::Xattr(message, _, _) => message.header,
         Asked::Read(message) => message.header,
         Asked::Write(message) => message.header,
         Asked::Target(message) => message.header,
@@ -272,6 +275,11 @@ impl Cluster {
             SetAttributes::KIND => Asked::Set(*frame.read().expect("whole").0),
             StatFs::KIND => Asked::StatFs(*frame.read().expect("whole").0),
             Stats::KIND => Asked::Stats(*frame.read().expect("whole").0),
+            XattrRequest::KIND => {
+                let (request, tail) = frame.read::<XattrRequest>().expect("whole");
+                let xattr = request.xattr(tail).expect("in bounds");
+                Asked::Xattr(*request, xattr.name.to_vec(), xattr.value.to_vec())
+            }
             DeclareOpen::KIND => Asked::Declare(*frame.read().expect("whole").0),
             SetIdentity::KIND => {
                 let (message, tail) = frame.read::<SetIdentity>().expect("whole");
