@@ -8,6 +8,7 @@ use gannet_proto::control::{Grant, StoreInfo};
 use gannet_proto::operations::{NameRequest, Names, RequestHeader, name_operation};
 use gannet_proto::packet::Message;
 use gannet_proto::{GrantNumber, Handle, Inode, SessionId, TargetId};
+use gannet_runtime::poller::Poller;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
@@ -387,4 +388,100 @@ fn the_logs_of_all_reactors_are_wanted_once() {
     let file = logs.disk.create(0, 256 << 20).unwrap();
     logs.logs.push(LogFile { file, name: "empty".to_owned() });
     assert!(logs.refused().contains("empty: it is not a Gannet log"));
+}
+
+/// A record of the log: its header, of which only kind and operation count here, and the rest.
+fn record_of(kind: u16, rest: &[u8]) -> Vec<u8> {
+    let mut record = vec![0; 56];
+    record[..4].copy_from_slice(&(56 + rest.len() as u32).to_le_bytes());
+    record[4..6].copy_from_slice(&kind.to_le_bytes());
+    record[6..8].copy_from_slice(&u16::MAX.to_le_bytes());
+    record.extend_from_slice(rest);
+    record
+}
+
+/// A write of the block 7 of store 1 to the beginning of a file.
+fn write_of(inode: Inode) -> Vec<u8> {
+    let mut rest = Vec::new();
+    for word in [inode.0, 4096] {
+        rest.extend_from_slice(&word.to_le_bytes());
+    }
+    rest.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+    for word in [0, 1, 4096_u64] {
+        rest.extend_from_slice(&word.to_le_bytes());
+    }
+    rest.extend_from_slice(&[1, 0, 0, 0, 1, 0, 0, 0]);
+    rest.extend_from_slice(&7_u64.to_le_bytes());
+    rest.extend_from_slice(&[1, 0, 0, 0, 1, 0, 0, 0]);
+    record_of(10, &rest)
+}
+
+/// Starts both reactors of a file system and returns what keeps each from serving, if something does.
+fn start(logs: Logs) -> Vec<Option<String>> {
+    let directory = tempfile::tempdir().unwrap();
+    let address = |reactor: usize| {
+        gannet_fabric::Address::shm(directory.path().join(format!("meta.{reactor}"))).unwrap()
+    };
+    let addresses: Vec<_> = (0..REACTORS).map(|reactor| vec![address(reactor)]).collect();
+    // Each reactor has a disk of its own.
+    let links = crate::peers::link(REACTORS).unwrap();
+    let mut servers = Vec::new();
+    for (reactor, link) in links.into_iter().enumerate() {
+        let source = logs.logs[reactor].file;
+        let mut image = vec![0; 4 << 20];
+        logs.disk.resident(source, 0, image.len()).unwrap().copy_out(0, &mut image);
+        let mut disk = RamDisk::new(64).unwrap();
+        let file = disk.create(4 << 20, 256 << 20).unwrap();
+        disk.resident(file, 0, image.len()).unwrap().copy_in(0, &image);
+        let fabric = gannet_fabric::shm::ShmFabric::new(Default::default()).unwrap();
+        let config = MetaServerConfig::new(reactor as u16, addresses.clone(), [1; 32]);
+        let name = format!("log.{reactor}");
+        servers.push(crate::MetaServer::new(config, fabric, disk, file, name, link).unwrap());
+    }
+    for _ in 0..1000 {
+        for server in &mut servers {
+            let time = gannet_runtime::time::Time::monotonic();
+            let wall = gannet_runtime::time::WallTime::realtime();
+            server.poll(gannet_runtime::poller::Now { time, wall });
+        }
+    }
+    let outcome = |server: &crate::MetaServer<_, _>| {
+        let failure = server.failure().map(str::to_owned);
+        assert_ne!(failure.is_some(), server.is_serving());
+        failure
+    };
+    servers.iter().map(outcome).collect()
+}
+
+#[test]
+fn a_start_refuses_files_that_share_a_block_and_names_them() {
+    let records = records();
+    assert_eq!(start(Logs::new(&records)), [None, None]);
+    let word =
+        |record: &[u8], at: usize| u64::from_le_bytes(record[at..at + 8].try_into().unwrap());
+    let files: Vec<Inode> = records[1]
+        .iter()
+        .filter(|record| record[4] == 1)
+        .map(|record| Inode(word(record, 64)))
+        .collect();
+    let (one, other) = (files[0], files[1]);
+    // The first zone of the store belongs to the first file's shard.
+    let mut zone = vec![1, 0, 0, 0, 0, 0, 0, 0];
+    zone.extend_from_slice(&one.shard().unwrap().0.to_le_bytes());
+    zone.extend_from_slice(&[0; 6]);
+    let mut bad = records.clone();
+    bad[0].push(record_of(14, &zone));
+    bad[1].push(write_of(one));
+    assert_eq!(start(Logs::new(&bad)), [None, None], "one file maps the block");
+    bad[1].push(write_of(other));
+    let mut logs = Logs::new(&bad);
+    let (_, found) = logs.found();
+    assert!(!found.is_empty());
+    let refused = start(logs);
+    assert_eq!(refused[0], None, "reactor 0 has none of the files");
+    let text = refused[1].as_ref().unwrap();
+    for inode in [one, other] {
+        assert!(text.contains(&format!("inode {:#x} (\"file\")", inode.0)), "{text}");
+    }
+    assert!(text.contains("log.1") && text.contains("gannet fsck"), "{text}");
 }
