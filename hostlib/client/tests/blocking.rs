@@ -16,7 +16,7 @@ use gannet_proto::handshake::Hello;
 use gannet_proto::operations::{
     Attributes, CounterEntry, DirectoryEntry, DirectoryReply, EntryReply, HostHello, HostWelcome,
     InodeRequest, IoReply, NameRequest, Read, RequestHeader, SetAttributes, StatFs, StatFsReply,
-    Stats, StatsReply, Write, file_type, inode_operation, name_operation,
+    Stats, StatsReply, Write, file_type, inode_operation, name_flags, name_operation,
 };
 use gannet_proto::packet::{Frame, Frames, Message, PacketWriter};
 use gannet_proto::{Handle, Inode, ShardId, Status};
@@ -182,6 +182,21 @@ impl Server {
                 self.inodes.entry(inode).or_insert((kind | request.mode.get(), 0));
                 Ok(inode)
             }
+            name_operation::LINK if found.is_some() => Err(Status::EXISTS),
+            name_operation::LINK => {
+                let inode = request.to_parent.inode().0;
+                self.names.insert(key.clone(), inode);
+                Ok(inode)
+            }
+            name_operation::RENAME if request.flags.get() & name_flags::EXCHANGE != 0 => {
+                let to = (request.to_parent.inode().0, to_name);
+                let other = self.names.get(&to).copied();
+                found.zip(other).ok_or(Status::NOT_FOUND).map(|(inode, other)| {
+                    self.names.insert(to, inode);
+                    self.names.insert(key.clone(), other);
+                    inode
+                })
+            }
             name_operation::RENAME => found.ok_or(Status::NOT_FOUND).inspect(|inode| {
                 self.names.remove(&key);
                 self.names.insert((request.to_parent.inode().0, to_name), *inode);
@@ -320,6 +335,16 @@ fn a_program_uses_a_file_system_by_blocking_calls() {
     }
     session.rename("/a/b/c/3", "/a/b/c/x").unwrap();
     session.unlink("/a/b/c/4").unwrap();
+    let (one, other) = (session.stat("/a/b/c/x").unwrap(), session.stat("/a/b/c/9").unwrap());
+    session.rename_exchange("/a/b/c/x", "/a/b/c/9").unwrap();
+    assert_eq!(session.stat("/a/b/c/x").unwrap().handle, other.handle);
+    assert_eq!(session.stat("/a/b/c/9").unwrap().handle, one.handle);
+    let missing = session.rename_exchange("/a/b/c/x", "/a/b/c/none").unwrap_err();
+    assert_eq!(missing.status(), Some(Status::NOT_FOUND));
+    assert_eq!(session.link("/a/b/c/x", "/a/b/linked").unwrap().handle, other.handle);
+    assert_eq!(session.stat("/a/b/linked").unwrap().handle, other.handle);
+    let taken = session.link("/a/b/c/x", "/a/b/linked").unwrap_err();
+    assert_eq!(taken.status(), Some(Status::EXISTS));
     let entries = session.readdir_all("/a/b/c").unwrap();
     let names: Vec<_> = entries.iter().map(|entry| entry.name.as_slice()).collect();
     assert_eq!(names.concat(), b"01256789x");

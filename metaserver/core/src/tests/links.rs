@@ -410,3 +410,27 @@ fn names_that_are_prepared_wait_for_the_decision() {
     world.check();
     assert!(world.cores.iter().all(crate::Core::is_quiet));
 }
+
+/// A directory that another shard makes has its name when it is there: not before, although the
+/// decision is durable.
+#[test]
+fn a_decided_name_is_held_until_everything_is_there() {
+    let mut world = World::new(3, 1, 4096);
+    let names = (0..).map(|number| format!("n{number}"));
+    let mut names = names.filter(|name| shard_of_name(name.as_bytes()) == ShardId(4));
+    let name = names.next().unwrap();
+    let mkdir = world.name_message(name_operation::MKDIR, ROOT, ROOT, 1);
+    world.send_name(&mkdir, name.as_bytes(), b"");
+    let undecided = world.sinks[0].log.len();
+    while world.sinks[0].log.len() == undecided {
+        world.deliver(0);
+    }
+    let lookup = world.name_message(name_operation::LOOKUP, ROOT, ROOT, 2);
+    world.send_name(&lookup, name.as_bytes(), b"");
+    assert!(world.answers.is_empty(), "it is not made yet");
+    let made = world.wait(&mkdir.header);
+    let found = world.take(&lookup.header).unwrap();
+    assert_eq!(found.attributes().handle, made.attributes().handle);
+    assert_eq!(world.stat(made.attributes().handle.inode()), Ok(made.attributes()));
+    assert!(world.cores.iter().all(crate::Core::is_quiet));
+}
