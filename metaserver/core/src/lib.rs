@@ -136,8 +136,10 @@ mod namespace;
 mod nodes;
 mod operations;
 mod peer;
+mod plain;
 mod read;
 mod record;
+mod registrations;
 mod rename;
 mod replay;
 mod reply;
@@ -210,6 +212,8 @@ pub struct Core {
     defects: Defects,
     counters: CoreCounters,
     scratch: Scratch,
+    #[cfg(test)]
+    plain_way: plain::PlainWay,
 }
 
 /// Buffers that are used again, so that requests do not allocate.
@@ -259,6 +263,8 @@ impl Core {
             defects: Defects::default(),
             counters: CoreCounters::default(),
             scratch: Scratch::default(),
+            #[cfg(test)]
+            plain_way: plain::PlainWay::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod check;
 mod format;
+mod plain;
 mod random;
 mod requests;
 mod room;
