@@ -41,7 +41,7 @@ fn place((region, target): Key) -> usize {
 
 impl Registrations {
     /// The registration of a region at a data server.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, region: u32, target: TargetId) -> Option<&Registration> {
         let key = (region, target);
         match &self.recent[place(key)] {

@@ -91,7 +91,7 @@ impl Target {
     }
 
     /// Takes the next number for an operation.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn grant(&mut self, operation: OperationId) -> GrantNumber {
         let number = self.next;
         let place = &mut self.ring[number as usize % GRANTS_MAX];

@@ -158,6 +158,7 @@ impl Sink for Shell {
         }
     }
 
+    #[inline]
     fn grant(&mut self, target: TargetId, after: Lsn, grant: &Grant) {
         if !self.may_pass(after) || self.gate.holds_target(target) {
             return self.hold(after, Destination::Target(target), grant, &[]);
