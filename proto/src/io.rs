@@ -16,6 +16,7 @@ struct Io<'a> {
 }
 
 impl Io<'_> {
+    #[inline]
     fn check<T: Message>(&self) -> Result<(), DecodeError> {
         self.header.check::<T>()?;
         let field = |field, value| Err(DecodeError::Field { message: T::NAME, field, value });
@@ -37,10 +38,14 @@ impl Io<'_> {
     }
 
     /// The windows in the tail, each for a data server of its own, none leaving the address space.
+    #[inline]
     fn windows<'a, T: Message>(&self, tail: &'a [u8]) -> Result<&'a [Window], DecodeError> {
         self.check::<T>()?;
         let field = |field, value| DecodeError::Field { message: T::NAME, field, value };
         let count = usize::from(self.windows);
+        if count == 0 {
+            return Ok(&[]);
+        }
         let (windows, _) = <[Window]>::ref_from_prefix_with_elems(tail, count)
             .map_err(|_too_short| field("windows", count as u64))?;
         for (index, window) in windows.iter().enumerate() {
@@ -58,6 +63,7 @@ impl Io<'_> {
 macro_rules! io_checks {
     ($message:ident) => {
         impl $message {
+            #[inline]
             fn io(&self) -> Io<'_> {
                 Io {
                     header: &self.header,
@@ -81,6 +87,7 @@ macro_rules! io_checks {
             ///
             /// # Errors
             /// `Field`.
+            #[inline(always)]
             pub fn windows<'a>(&self, tail: &'a [u8]) -> Result<&'a [Window], DecodeError> {
                 self.io().windows::<$message>(tail)
             }

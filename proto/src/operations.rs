@@ -135,6 +135,7 @@ impl RequestHeader {
     ///
     /// # Errors
     /// `Field`.
+    #[inline]
     pub fn check<T: Message>(&self) -> Result<(), DecodeError> {
         let field = |field, value| Err(DecodeError::Field { message: T::NAME, field, value });
         if self.shard.get() != SESSION_SHARD {

@@ -23,6 +23,9 @@ impl Core {
         sink: &mut impl Sink,
     ) {
         self.counters.inode_requests += 1;
+        if self.stat_plainly(session, request, sink) {
+            return;
+        }
         let kind = ReplyKind::Entry;
         let Some(context) = self.admit(session, &request.header, kind, sink) else { return };
         let status = match self.inode_of(&context, &request.handle) {

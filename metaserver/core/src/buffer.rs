@@ -8,7 +8,7 @@
 use gannet_proto::operations::{BufferRef, Window, io_flags};
 use gannet_proto::{Epoch, Status, TargetId};
 
-use crate::sessions::{Registration, Session};
+use crate::registrations::{Registration, Registrations};
 
 /// The host's memory of one READ or WRITE.
 #[derive(Clone, Copy, Debug)]
@@ -50,16 +50,16 @@ impl<'a> Buffer<'a> {
     /// # Errors
     /// `STALE_SET` if the host has not named it to the data server, `INVALID` if it does not lie in
     /// its region.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at(
         self,
-        session: &Session,
+        registrations: &Registrations,
         target: TargetId,
         length: u32,
     ) -> Result<HostMemory, Status> {
         match self {
             Buffer::Region(buffer) => {
-                let found = session.registration(buffer.region.get(), target);
+                let found = registrations.find(buffer.region.get(), target);
                 let Registration { epoch, address, length: region_bytes, key } =
                     *found.ok_or(Status::STALE_SET)?;
                 let offset = buffer.offset.get();

@@ -69,7 +69,9 @@ impl Core {
         let (from, until) = known.window(first, last);
         for number in from..until {
             let known = self.targets.find(target);
-            if let Some(id) = known.and_then(|target| target.retire(GrantNumber(number))) {
+            if let Some(id) = known.and_then(|target| target.retire(GrantNumber(number)))
+                && !self.end_plain_read(id)
+            {
                 self.grant_ended(now, id, sink);
             }
         }
@@ -93,7 +95,7 @@ impl Core {
             return;
         }
         match operation.request {
-            Request::Read(_) => self.finish_read(id, sink),
+            Request::ReadGranted => self.finish_read(id, sink),
             Request::Write(_) => self.finish_write(now, id, sink),
             _ => {}
         }

@@ -63,7 +63,7 @@ impl Identity {
         } else {
             node.mode
         };
-        self.is_superuser() || granted & wanted == wanted
+        granted & wanted == wanted || self.is_superuser()
     }
 }
 
@@ -84,6 +84,13 @@ impl Identities {
             0 => Some(&self.own),
             number => self.others.get(usize::from(number) - 1)?.as_ref(),
         }
+    }
+
+    /// Whether the inode alone grants what is wanted for I/O: to the superuser, to its owner, and to
+    /// whom its mode lets.
+    #[inline]
+    pub(crate) fn may_plainly(&self, number: u16, node: &Node, wanted: u32) -> bool {
+        self.find(number).is_some_and(|asker| asker.uid == node.uid || asker.may(node, wanted))
     }
 
     /// Gives a number to an identity, or takes it from whom the host may not speak for. `false`

@@ -146,9 +146,11 @@ mod nodes;
 mod opens;
 mod operations;
 mod peer;
+mod plain;
 mod read;
 mod record;
 mod recovery;
+mod registrations;
 mod rename;
 mod replay;
 mod reply;
@@ -230,6 +232,8 @@ pub struct Core {
     defects: Defects,
     counters: CoreCounters,
     scratch: Scratch,
+    #[cfg(test)]
+    plain_way: plain::PlainWay,
 }
 
 /// Buffers that are used again, so that requests do not allocate.
@@ -284,6 +288,8 @@ impl Core {
             defects: Defects::default(),
             counters: CoreCounters::default(),
             scratch: Scratch::default(),
+            #[cfg(test)]
+            plain_way: plain::PlainWay::default(),
         }
     }
 

@@ -72,6 +72,8 @@ pub(crate) enum Request {
     #[default]
     None,
     Read(Read),
+    /// A read whose grants are out.
+    ReadGranted,
     Write(Write),
     Attributes(SetAttributes),
     Name(Box<NameOperation>),
@@ -108,26 +110,19 @@ pub(crate) struct Pinned {
 }
 
 /// An operation under way.
+///
+/// What a plain read uses comes first, in two lines of the processor's cache; `begin` alone sets what
+/// lies behind, for those that wait or change something.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Operation {
     pub generation: u32,
-    pub state: State,
-    pub session: SessionIndex,
-    pub header: RequestHeader,
-    pub inode: Inode,
-    pub request: Request,
-    /// Read, write: the windows by which the host named its memory, if it did so.
-    pub windows: Vec<Window>,
-    /// When waiting for a data server ends; `u64::MAX` before that wait begins.
-    pub deadline: Nanos,
     /// Grants out.
     pub outstanding: u16,
     /// Grants whose data server went away before they were retired.
     pub lost: u16,
-    /// Grants that must fit a data server's window before it can go on.
-    pub needed: u16,
-    /// How the first failed grant ended.
-    pub failure: Status,
+    pub state: State,
+    pub session: SessionIndex,
     /// A grant failed of which no data server told the host.
     pub silent: bool,
     /// Bytes of it may be on their way to or from the host although no grant is out: the data server
@@ -141,17 +136,28 @@ pub(crate) struct Operation {
     pub direct: bool,
     /// Linked into the live list of its inode.
     pub live: bool,
-    /// Commit counter when it became live.
-    pub start: u64,
+    pub end_of_file: bool,
+    pub header: RequestHeader,
+    /// How the first failed grant ended.
+    pub failure: Status,
     pub previous: u32,
     pub next: u32,
-    pub pinned: Vec<Pinned>,
-    /// Write: its staged blocks.
-    pub staged: Vec<Run>,
+    pub inode: Inode,
+    /// Commit counter when it became live.
+    pub start: u64,
     /// Write, read: where in the file and how much.
     pub offset: u64,
     pub length: u32,
-    pub end_of_file: bool,
+    pub pinned: Vec<Pinned>,
+    pub request: Request,
+    /// Read, write: the windows by which the host named its memory, if it did so.
+    pub windows: Vec<Window>,
+    /// When waiting for a data server ends; `u64::MAX` before that wait begins.
+    pub deadline: Nanos,
+    /// Grants that must fit a data server's window before it can go on.
+    pub needed: u16,
+    /// Write: its staged blocks.
+    pub staged: Vec<Run>,
     /// Write: valid bytes of its last block.
     pub tail_valid: u16,
     /// Index of the hold table in which it holds or awaits a range.
@@ -165,6 +171,7 @@ pub(crate) struct Operation {
     /// Name: the checks at other shards that it has passed.
     pub passed: u8,
 }
+const _: () = assert!(std::mem::offset_of!(Operation, request) <= 128);
 
 impl Operation {
     fn empty() -> Operation {
@@ -210,6 +217,20 @@ impl Operation {
     }
 }
 
+/// What is known of a read that needs one grant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlainRead {
+    pub session: SessionIndex,
+    pub header: RequestHeader,
+    pub inode: Inode,
+    pub offset: u64,
+    pub length: u32,
+    pub end_of_file: bool,
+    pub direct: bool,
+    /// Commit counter.
+    pub start: u64,
+}
+
 /// All operations under way.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
@@ -231,14 +252,7 @@ impl Operations {
         inode: Inode,
         request: Request,
     ) -> Option<OperationId> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.slab.len() < OPERATIONS_MAX => {
-                self.slab.push(Operation::empty());
-                (self.slab.len() - 1) as u32
-            }
-            None => return None,
-        };
+        let index = self.take_place()?;
         let operation = &mut self.slab[index as usize];
         operation.generation = operation.generation.wrapping_add(1);
         operation.state = State::Runnable;
@@ -259,6 +273,94 @@ impl Operations {
         (operation.asked, operation.passed) = (0, 0);
         operation.needed = 0;
         Some(OperationId { index, generation: operation.generation })
+    }
+
+    /// Begins a read whose only grant is about to leave, as the last member of a live list, given the
+    /// one before. `None` when [`OPERATIONS_MAX`] are under way.
+    #[inline(always)]
+    pub(crate) fn begin_plain_read(
+        &mut self,
+        tail: &mut u32,
+        read: PlainRead,
+    ) -> Option<OperationId> {
+        let index = self.take_place()?;
+        let before = std::mem::replace(tail, index);
+        if before != NONE {
+            self.slab[before as usize].next = index;
+        }
+        let operation = &mut self.slab[index as usize];
+        operation.generation = operation.generation.wrapping_add(1);
+        operation.outstanding = 1;
+        operation.lost = 0;
+        operation.state = State::Granted;
+        operation.session = read.session;
+        operation.silent = false;
+        operation.severed = false;
+        operation.dead = false;
+        operation.cancelled = false;
+        operation.direct = read.direct;
+        operation.live = true;
+        operation.end_of_file = read.end_of_file;
+        operation.header = read.header;
+        operation.failure = Status::OK;
+        operation.previous = before;
+        operation.next = NONE;
+        operation.inode = read.inode;
+        operation.start = read.start;
+        operation.offset = read.offset;
+        operation.length = read.length;
+        operation.request = Request::ReadGranted;
+        Some(OperationId { index, generation: operation.generation })
+    }
+
+    /// The operation, if it is a read that the data servers answer and that has one grant out, none
+    /// lost, and pins nothing.
+    #[inline]
+    pub(crate) fn plain_read(&self, id: OperationId) -> Option<&Operation> {
+        let operation = self.slab.get(id.index as usize)?;
+        let is_plain = operation.generation == id.generation
+            && operation.state == State::Granted
+            && (operation.outstanding, operation.lost) == (1, 0)
+            && operation.direct
+            && !operation.silent
+            && operation.pinned.is_empty()
+            && matches!(operation.request, Request::ReadGranted);
+        is_plain.then_some(operation)
+    }
+
+    /// Ends what [`Operations::plain_read`] found, with its grant. Returns the new last member of the
+    /// live list if it was the last.
+    #[inline]
+    pub(crate) fn end_plain_read(&mut self, id: OperationId) -> Option<u32> {
+        let operation = &mut self.slab[id.index as usize];
+        debug_assert!(operation.live && operation.holding == NONE && operation.staged.is_empty());
+        let (previous, next) = (operation.previous, operation.next);
+        operation.outstanding = 0;
+        operation.live = false;
+        operation.state = State::Free;
+        operation.request = Request::None;
+        if previous != NONE {
+            self.slab[previous as usize].next = next;
+        }
+        if next != NONE {
+            self.slab[next as usize].previous = previous;
+        }
+        self.free.push(id.index);
+        (next == NONE).then_some(previous)
+    }
+
+    #[inline]
+    fn take_place(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| self.add_place())
+    }
+
+    #[cold]
+    fn add_place(&mut self) -> Option<u32> {
+        if self.slab.len() == OPERATIONS_MAX {
+            return None;
+        }
+        self.slab.push(Operation::empty());
+        Some((self.slab.len() - 1) as u32)
     }
 
     /// Ends an operation that is live nowhere and pins and stages nothing.

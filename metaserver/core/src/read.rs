@@ -190,6 +190,9 @@ impl Core {
         sink: &mut impl Sink,
     ) {
         self.counters.reads += 1;
+        if self.read_plainly(session, request, windows, sink) {
+            return;
+        }
         if let Some(context) = self.admit(session, &request.header, ReplyKind::Io, sink) {
             let buffer = Buffer::new(request.flags.get(), request.buffer, windows);
             self.start_read(now, context, request, buffer, sink);
@@ -306,6 +309,8 @@ impl Core {
         if let Some(operation) = self.operations.find_mut(id) {
             operation.end_of_file = end_of_file;
             operation.direct = !confirm;
+            // Nothing of what was asked is needed any more.
+            operation.request = Request::ReadGranted;
         }
         if !confirm {
             self.delegate(context);
@@ -362,7 +367,7 @@ impl Core {
             if target == checked {
                 continue;
             }
-            buffer.at(session, target, length)?;
+            buffer.at(&session.registrations, target, length)?;
             checked = target;
         }
         Ok(())
@@ -428,7 +433,8 @@ impl Core {
         sink: &mut impl Sink,
     ) {
         let session = self.sessions.view(base.context.session);
-        let memory = session.and_then(|session| base.buffer.at(session, target, base.length).ok());
+        let memory = session
+            .and_then(|session| base.buffer.at(&session.registrations, target, base.length).ok());
         let (Some(memory), Some(known)) = (memory, self.targets.find(target)) else { return };
         let HostMemory { epoch, address, key } = memory;
         grant.term = U64::new(self.config.term.0);

@@ -59,7 +59,13 @@ impl TargetTail {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// Number of data servers.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// As a reply carries them.
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.targets[..self.len].as_bytes()
     }
 }

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use gannet_proto::limits::{REGIONS_MAX, SHARDS, TARGETS_PER_FILE_MAX};
-use gannet_proto::operations::{Attributes, Register};
+use gannet_proto::limits::SHARDS;
+use gannet_proto::operations::{Attributes, Register, RequestHeader};
 use gannet_proto::slots::{Admission, Slot};
-use gannet_proto::{Epoch, Inode, RegionId, SessionId, ShardId, Status, TargetId};
+use gannet_proto::{Inode, RegionId, SessionId, ShardId, Status};
 use rustc_hash::FxHashMap;
 
 use crate::SessionIndex;
@@ -17,11 +17,10 @@ use crate::identities::Identities;
 use crate::opens::Open;
 use crate::operations::OperationId;
 use crate::record::IoKept;
+use crate::registrations::Registrations;
 
 /// Most sessions of a reactor.
 pub(crate) const SESSIONS_MAX: usize = 1 << 16;
-/// Most registrations of a session: each region at each data server of a file's set.
-const REGISTRATIONS_MAX: usize = REGIONS_MAX * TARGETS_PER_FILE_MAX;
 
 /// The kept answer of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +31,6 @@ pub(crate) enum KeptReply {
     Io(IoKept),
     /// Of a change of extended attributes.
     Xattr,
-}
-
-/// How a data server names a region of a host's memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Registration {
-    pub epoch: Epoch,
-    pub address: u64,
-    pub length: u64,
-    pub key: u32,
 }
 
 /// A slot, and whether its next sequence is open.
@@ -71,6 +61,18 @@ impl SlotState {
         self.slot.admit(sequence, attempt)
     }
 
+    /// Whether a request is what [`Slot::admit`] calls new, behind another one that was answered or
+    /// that the data servers answer.
+    #[inline]
+    pub(crate) fn is_next(&self, sequence: u64) -> bool {
+        match &self.slot {
+            Slot::Answered { sequence: last, .. } | Slot::Delegated { sequence: last, .. } => {
+                sequence == last.wrapping_add(1) && !self.restarted
+            }
+            Slot::Fresh | Slot::Busy { .. } => false,
+        }
+    }
+
     /// Whether `id` is the request that the slot carries.
     pub(crate) fn carries(&self, id: OperationId) -> bool {
         match &self.slot {
@@ -94,7 +96,7 @@ pub(crate) struct Session {
     pub opens: BTreeMap<(Inode, u32), Open>,
     /// By shard, then by slot.
     slots: Vec<Vec<SlotState>>,
-    registrations: FxHashMap<(u32, u32), Registration>,
+    pub registrations: Registrations,
 }
 
 impl Session {
@@ -108,7 +110,7 @@ impl Session {
             identities: Identities::default(),
             opens: BTreeMap::new(),
             slots: (0..SHARDS).map(|_| Vec::new()).collect(),
-            registrations: FxHashMap::default(),
+            registrations: Registrations::default(),
         }
     }
 
@@ -123,9 +125,15 @@ impl Session {
         &mut slots[index]
     }
 
-    /// The registration of a region at a data server.
-    pub(crate) fn registration(&self, region: u32, target: TargetId) -> Option<&Registration> {
-        self.registrations.get(&(region, target.0))
+    /// The slot of a request if it was used before, and how data servers name the host's memory.
+    #[inline]
+    pub(crate) fn used_slot(
+        &mut self,
+        header: &RequestHeader,
+    ) -> Option<(&mut SlotState, &Registrations)> {
+        let slots = self.slots.get_mut(usize::from(header.shard.get()))?;
+        let slot = slots.get_mut(usize::from(header.slot.get()))?;
+        Some((slot, &self.registrations))
     }
 
     /// Kept replies in order, for comparison.
@@ -151,6 +159,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// A session that exists.
+    #[inline]
     pub(crate) fn find(&mut self, index: SessionIndex) -> Option<&mut Session> {
         self.slab.get_mut(index.0 as usize)?.as_mut()
     }
@@ -245,34 +254,13 @@ impl Sessions {
 
     /// Notes how a data server names a region. `false` if the session has too many.
     pub(crate) fn register(&mut self, index: SessionIndex, register: &Register) -> bool {
-        let Some(session) = self.find(index) else { return false };
-        let key = (register.region.get(), register.target.get());
-        if session.registrations.len() >= REGISTRATIONS_MAX
-            && !session.registrations.contains_key(&key)
-        {
-            return false;
-        }
-        let registration = Registration {
-            epoch: Epoch(register.epoch.get()),
-            address: register.address.get(),
-            length: register.length.get(),
-            key: register.key.get(),
-        };
-        match session.registrations.get_mut(&key) {
-            // Messages of an older life of the data session may still be on their way.
-            Some(known) if known.epoch > registration.epoch => {}
-            Some(known) => *known = registration,
-            None => {
-                session.registrations.insert(key, registration);
-            }
-        }
-        true
+        self.find(index).is_some_and(|session| session.registrations.note(register))
     }
 
     /// Forgets a region at all data servers.
     pub(crate) fn unregister(&mut self, index: SessionIndex, region: RegionId) {
         if let Some(session) = self.find(index) {
-            session.registrations.retain(|(known, _), _| *known != region.0);
+            session.registrations.forget(region);
         }
     }
 }

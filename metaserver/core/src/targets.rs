@@ -91,6 +91,7 @@ impl Target {
     }
 
     /// Takes the next number for an operation.
+    #[inline(always)]
     pub(crate) fn grant(&mut self, operation: OperationId) -> GrantNumber {
         let number = self.next;
         let place = &mut self.ring[number as usize % GRANTS_MAX];
@@ -155,11 +156,13 @@ pub(crate) struct Targets {
 
 impl Targets {
     /// A data server that has a number.
+    #[inline]
     pub(crate) fn find(&mut self, id: TargetId) -> Option<&mut Target> {
         self.targets.get_mut(id.0 as usize).filter(|target| target.known)
     }
 
     /// A store that has a number.
+    #[inline]
     pub(crate) fn store(&self, id: StoreId) -> Option<&Store> {
         self.stores.get(id.0 as usize).filter(|store| store.known)
     }

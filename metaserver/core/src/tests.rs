@@ -9,6 +9,7 @@ mod format;
 mod links;
 mod model;
 mod opens;
+mod plain;
 mod random;
 mod requests;
 mod room;

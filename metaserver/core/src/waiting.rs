@@ -53,7 +53,7 @@ impl Core {
     pub(crate) fn context_of(&self, id: OperationId) -> Option<(Context, ReplyKind)> {
         let operation = self.operations.find(id)?;
         let kind = match &operation.request {
-            Request::Read(_) | Request::Write(_) => ReplyKind::Io,
+            Request::Read(_) | Request::ReadGranted | Request::Write(_) => ReplyKind::Io,
             Request::Name(name) => name.reply_kind(),
             Request::Attributes(_) | Request::None => ReplyKind::Entry,
         };
@@ -114,7 +114,7 @@ impl Core {
                 self.start_attributes(now, context, &request, sink);
             }
             Request::Name(name) => self.resume_name(now, context, name, sink),
-            Request::None => {}
+            Request::ReadGranted | Request::None => {}
         }
         self.scratch.windows = windows;
     }

@@ -289,16 +289,21 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
         connection: ConnectionId,
         frames: Frames<'_>,
     ) -> Result<(), (Status, String)> {
-        for frame in frames {
-            let handled = frame.and_then(|frame| match self.shell.connections.role(connection) {
+        // What a peer sends changes the role of other connections at most.
+        let role = self.shell.connections.role(connection);
+        let mut handle = |frame| -> Result<(), DecodeError> {
+            let frame: Frame<'_> = frame?;
+            match role {
                 Some(Role::Host(host)) => self.host_frame(now, connection, host, frame),
                 Some(Role::Target(target)) => self.target_frame(now, target, frame),
                 Some(Role::Enrolling | Role::New) => {
                     Err(DecodeError::Unexpected { kind: frame.kind })
                 }
                 Some(Role::Refused) | None => Ok(()),
-            });
-            handled.map_err(|error| (Status::PROTOCOL, error.to_string()))?;
+            }
+        };
+        for frame in frames {
+            handle(frame).map_err(|error| (Status::PROTOCOL, error.to_string()))?;
         }
         Ok(())
     }

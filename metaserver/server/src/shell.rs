@@ -160,6 +160,7 @@ impl Sink for Shell {
         }
     }
 
+    #[inline]
     fn grant(&mut self, target: TargetId, after: Lsn, grant: &Grant) {
         if !self.may_pass(after) || self.gate.holds_target(target) {
             return self.hold(after, Destination::Target(target), grant, &[]);

@@ -127,9 +127,7 @@ pub struct MetadataOptions {
     pub fabrics: Fabrics,
     /// How the client connects over TCP.
     pub tcp: TcpOptions,
-    /// What the measuring thread, and an embedded server, do while nothing has arrived. Where both spin
-    /// on all cores that there are, the kernel's threads that end synchronous writes to a log wait for
-    /// the scheduler.
+    /// What the measuring thread, and an embedded server, do while nothing has arrived.
     pub idle: IdlePolicy,
     /// Measure what the machine itself can do, before and after.
     pub ceilings: bool,

@@ -9,7 +9,10 @@ use crate::time::Time;
 /// How a reactor waits for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdlePolicy {
-    /// Polls without end: the lowest latency, for an appliance whose cores are Gannet's alone.
+    /// Polls without end: the lowest latency, for an appliance whose cores are Gannet's alone. After
+    /// [`SPIN_ALONE`] without work it offers the core to other threads between polls: the kernel's
+    /// own, which end synchronous writes on devices without FUA, run on the core that the device
+    /// interrupts, and would otherwise wait for the scheduler's tick with every one of them.
     Spin,
     /// Polls, then polls while giving the core to others, then sleeps: an idle reactor uses no CPU.
     Adaptive {
@@ -20,6 +23,10 @@ pub enum IdlePolicy {
         yields: Duration,
     },
 }
+
+/// How long a spinning thread keeps its core to itself after the last work: as long as
+/// [`IdlePolicy::ADAPTIVE`] polls at full speed.
+pub const SPIN_ALONE: Duration = Duration::from_micros(50);
 
 /// How many times longer than the policy says [`Idle`] yields before it sleeps, at most.
 pub const YIELDS_GROWTH_MAX: u32 = 4;
@@ -66,7 +73,8 @@ impl Idle {
     pub fn step(&self, now: Time) -> IdleStep {
         let idle = now.since(self.last_work);
         match self.policy {
-            IdlePolicy::Spin => IdleStep::Spin,
+            IdlePolicy::Spin if idle < SPIN_ALONE => IdleStep::Spin,
+            IdlePolicy::Spin => IdleStep::Yield,
             IdlePolicy::Adaptive { spin, .. } if idle < spin => IdleStep::Spin,
             IdlePolicy::Adaptive { spin, yields }
                 if idle < spin.saturating_add(yields.saturating_mul(self.growth)) =>
@@ -90,10 +98,8 @@ impl IdlePolicy {
     /// Spins for 50 us, which covers a block operation on flash or a round trip on RDMA, so that a
     /// request under way never pays for a sleep; yields for another 200 us, some times what a sleep
     /// and its wake-up cost (5-50 us), so that sleeping late at most adds a small factor.
-    pub const ADAPTIVE: IdlePolicy = IdlePolicy::Adaptive {
-        spin: Duration::from_micros(50),
-        yields: Duration::from_micros(200),
-    };
+    pub const ADAPTIVE: IdlePolicy =
+        IdlePolicy::Adaptive { spin: SPIN_ALONE, yields: Duration::from_micros(200) };
 }
 
 impl Default for IdlePolicy {
@@ -162,7 +168,7 @@ mod tests {
         let found = steps(&idle, [0, 9, 10, 14, 15, 1_000_000]);
         assert_eq!(found, [Spin, Spin, Yield, Yield, Sleep, Sleep]);
         let spins = Idle::new(IdlePolicy::Spin, Time(0));
-        assert_eq!(steps(&spins, [u64::MAX / 1000]), [Spin]);
+        assert_eq!(steps(&spins, [0, 49, 50, u64::MAX / 1000]), [Spin, Spin, Yield, Yield]);
     }
 
     #[test]
