@@ -234,7 +234,6 @@ impl Core {
         let kind = operation.reply_kind();
         let Some(kept) = self.operations.find_mut(id) else { return };
         match *outcome {
-            _ if kept.dead => self.end_operation(context),
             Outcome::Failed(status) => self.answer_status(context, kind, status, sink),
             Outcome::Continue(inode) => {
                 let number = operation.request.identity.get();

@@ -19,6 +19,7 @@ use crate::name_operations::{NameOperation, Stage};
 use crate::operations::{OperationId, Request};
 use crate::peer::{Message, Outcome, PeerMessage, Step};
 use crate::record::{Action, Change, Effect, Effects, Origin, Reply, ShardList};
+use crate::rename::RenameStage;
 use crate::reply::{Context, ReplyKind};
 use crate::sessions::KeptReply;
 use crate::transactions::{Part, TransactionId};
@@ -144,6 +145,14 @@ impl Core {
         let Some((context, _)) = self.context_of(id) else { return };
         let Some(kept) = self.operations.find_mut(id) else { return };
         let Request::Name(mut operation) = std::mem::take(&mut kept.request) else { return };
+        if kept.dead {
+            // Nothing is decided, and nobody is left in whose name it could go on.
+            let stage = &operation.stage;
+            let has_lock = matches!(stage, Stage::Rename(RenameStage::Locking))
+                && matches!(outcome, Outcome::Done);
+            operation.locked |= has_lock;
+            return self.end_plan(context, operation, Err(Status::CANCELLED), sink);
+        }
         match (&operation.stage, outcome) {
             (Stage::Checking, outcome) => {
                 self.access_checked(now, &context, operation, &outcome, sink);

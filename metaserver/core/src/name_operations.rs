@@ -116,6 +116,10 @@ impl Core {
         operation: Box<NameOperation>,
         sink: &mut impl Sink,
     ) {
+        let under_way = context.operation.and_then(|id| self.operations.find(id));
+        if under_way.is_some_and(|operation| operation.dead) {
+            return self.end_plan(context, operation, Err(Status::CANCELLED), sink);
+        }
         if operation.locked {
             return self.begin_rename(now, context, operation, sink);
         }

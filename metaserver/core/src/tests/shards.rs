@@ -252,6 +252,55 @@ fn zones_move_between_shards_of_different_reactors() {
 }
 
 #[test]
+fn an_operation_of_an_ended_session_stops_before_its_decision_and_lets_go_of_everything() {
+    let mut outcomes = [0, 0];
+    for delivered in 0.. {
+        let mut world = World::new(2, 1, 8192);
+        let (a, b) = two(&mut world);
+        // The lock of moves is at the reactor of shard 0: it takes messages to get it.
+        let is_far =
+            |inode: Inode| world.config.shard_map[usize::from(inode.shard().unwrap().0)] == 1;
+        let (from, to) = if is_far(a) { (a, b) } else { (b, a) };
+        let files = [world.create(from, "d").unwrap(), world.create(to, "e").unwrap()];
+        let mut request = world.name_message(name_operation::RENAME, from, to, 0);
+        request.flags = U32::new(name_flags::EXCHANGE);
+        world.send_name(&request, b"d", b"e");
+        for _ in 0..delivered {
+            if !world.messages.is_empty() {
+                world.deliver(0);
+            }
+        }
+        let is_over = world.messages.is_empty();
+        let now = world.now();
+        for reactor in 0..world.cores.len() {
+            let (core, sink) = (&mut world.cores[reactor], &mut world.sinks[reactor]);
+            core.session_disconnected(now, world.indexes[reactor]);
+            core.session_end(now, world.indexes[reactor], sink);
+        }
+        world.run();
+        world.open();
+        let places = [(from, "d"), (to, "e")];
+        let found = places.map(|(directory, name)| world.lookup(directory, name));
+        let exchanged = match found {
+            [Ok(first), Ok(second)] if [first, second] == files => false,
+            [Ok(first), Ok(second)] if [second, first] == files => true,
+            other => panic!("after {delivered} messages: {other:?}"),
+        };
+        outcomes[usize::from(exchanged)] += 1;
+        assert!(delivered > 1 || !exchanged, "it began after its session had ended");
+        // The names and the lock are free.
+        world.rename(places[0], places[1], name_flags::EXCHANGE).unwrap();
+        world.check();
+        world.check_replay();
+        assert!(world.cores.iter().all(crate::Core::is_quiet));
+        if is_over {
+            break;
+        }
+    }
+    assert!(outcomes[0] > 2 && outcomes[1] > 0, "{outcomes:?}");
+}
+
+#[test]
 fn a_repeated_request_over_shards_is_answered_once_it_is_done() {
     let mut world = World::new(2, 1, 4096);
     let name = (0..).map(|n| format!("n{n}")).find(|name| {
