@@ -245,8 +245,14 @@ pub mod name_flags {
     pub const NO_REPLACE: u32 = 2;
     /// RENAME: both names exist and change places. Not together with [`NO_REPLACE`].
     pub const EXCHANGE: u32 = 4;
+    /// CREATE opens the file for reading too, under the number `open`: what is made whatever its mode,
+    /// what exists as `OPEN_READ` would. An answer without a mode names a file of another shard, which
+    /// is not opened.
+    pub const OPEN_READ: u32 = 8;
+    /// The same for writing. With both the file is opened for both.
+    pub const OPEN_WRITE: u32 = 16;
     /// Flags that this build knows.
-    pub const KNOWN: u32 = 7;
+    pub const KNOWN: u32 = 31;
 }
 
 message! {
@@ -277,8 +283,8 @@ message! {
         gid: U32,
         /// READDIR: most bytes of entries that the reply shall hold.
         reply_bytes_max: U32,
-        /// Reserved, 0.
-        reserved: U32,
+        /// CREATE with [`name_flags::OPEN_READ`] or [`name_flags::OPEN_WRITE`]: number of the open.
+        open: U32,
     }
 }
 
@@ -514,7 +520,8 @@ message! {
 
 message! {
     /// Tells a metadata server that started anew what the host has open there. No reply. A file whose
-    /// last name is gone is kept if this comes while the session's lease of the last run lasts.
+    /// last name is gone is kept if this comes while the leases of the last run last, and on behalf of
+    /// its owner or of whom its mode lets. Later it is not looked at.
     0x51, 24, DeclareOpen {
         /// The inode.
         handle: Handle,

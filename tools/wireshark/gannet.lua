@@ -257,7 +257,8 @@ local status = u32({ values = status_names, is_status = true })
 local name_operations = {
     "LOOKUP", "CREATE", "MKDIR", "UNLINK", "RMDIR", "RENAME", "READDIR", "LINK",
 }
-local name_flags = { { 1, "EXCLUSIVE" }, { 2, "NO_REPLACE" }, { 4, "EXCHANGE" } }
+local name_flags = { { 1, "EXCLUSIVE" }, { 2, "NO_REPLACE" }, { 4, "EXCHANGE" },
+    { 8, "OPEN_READ" }, { 16, "OPEN_WRITE" } }
 local inode_operations = {
     "STAT", "OPEN", "FSYNC", "OPEN_READ", "OPEN_WRITE", "OPEN_READ_WRITE", "CLOSE",
 }
@@ -548,7 +549,7 @@ message(0x20, "NameRequest", {
     { "uid", u32() },
     { "gid", u32() },
     { "reply_bytes_max", u32(length_bytes) },
-    { "reserved", reserved(4) },
+    { "open", u32() },
 }, {
     summary = function(body) return name_operations[number_at(body, 48, 2)] end,
     tail = function(tail, body)

@@ -272,6 +272,24 @@ impl<F: Fabric> Session<F> {
         self.entry(Operation::Create { parent, name, ownership, exclusive })
     }
 
+    /// Makes a regular file and opens it, whatever its mode; opens the existing one unless `exclusive`. See
+    /// [`Operation::CreateOpen`].
+    ///
+    /// # Errors
+    /// `EXISTS`, `ACCESS`, or as [`Session::resolve`].
+    pub fn create_open(
+        &mut self,
+        path: &str,
+        ownership: Ownership,
+        exclusive: bool,
+        access: OpenAccess,
+    ) -> Result<(Attributes, OpenId), RequestError> {
+        let (parent, name) = self.parent(path)?;
+        let (name, open) = (name.to_vec(), self.client.new_open());
+        let operation = Operation::CreateOpen { parent, name, ownership, exclusive, access, open };
+        self.entry(operation).map(|attributes| (attributes, open))
+    }
+
     /// Makes a directory.
     ///
     /// # Errors

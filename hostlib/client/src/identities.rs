@@ -31,10 +31,23 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Known {
+/// Who an identity is, as the servers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Definition {
     message: SetIdentity,
     groups: [U32; GROUPS_MAX],
+}
+
+impl Definition {
+    fn push(&self, outbox: &mut Outbox) -> Result<(), OutboxFull> {
+        let groups = &self.groups[..usize::from(self.message.groups.get())];
+        outbox.push(&self.message, &[groups.as_bytes()])
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    definition: Definition,
     /// Reactors that were told, as a mask.
     told: u64,
 }
@@ -71,7 +84,8 @@ impl Identities {
         if self.table.len() <= place {
             self.table.resize_with(place + 1, || None);
         }
-        self.table[place] = Some(Box::new(Known { message, groups, told: 0 }));
+        let definition = Definition { message, groups };
+        self.table[place] = Some(Box::new(Known { definition, told: 0 }));
         Ok(())
     }
 
@@ -92,9 +106,34 @@ impl Identities {
         let Some(place) = usize::from(id.0).checked_sub(1) else { return Ok(()) };
         let Some(Some(known)) = self.table.get_mut(place) else { return Ok(()) };
         if known.told & (1 << reactor) == 0 {
-            let groups = &known.groups[..usize::from(known.message.groups.get())];
-            outbox.push(&known.message, &[groups.as_bytes()])?;
+            known.definition.push(outbox)?;
             known.told |= 1 << reactor;
+        }
+        Ok(())
+    }
+
+    /// Who an identity is.
+    pub(crate) fn definition(&self, id: IdentityId) -> Option<Definition> {
+        let place = usize::from(id.0).checked_sub(1)?;
+        self.table.get(place)?.as_ref().map(|known| known.definition)
+    }
+
+    /// Sees to it that a reactor takes the number of a definition for whom that says when the next message
+    /// gets there, whoever has it now: who that is, is told again before the next request.
+    pub(crate) fn tell_former(
+        &mut self,
+        former: &Definition,
+        reactor: u16,
+        outbox: &mut Outbox,
+    ) -> Result<(), OutboxFull> {
+        let id = IdentityId(former.message.identity.get());
+        if self.definition(id).as_ref() == Some(former) {
+            return self.tell(id, reactor, outbox);
+        }
+        former.push(outbox)?;
+        let place = usize::from(id.0).checked_sub(1);
+        if let Some(Some(known)) = place.and_then(|place| self.table.get_mut(place)) {
+            known.told &= !(1 << reactor);
         }
         Ok(())
     }

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use gannet_proto::Handle;
-use gannet_proto::operations::{DeclareOpen, inode_operation};
+use gannet_proto::operations::{DeclareOpen, inode_operation, name_flags};
 use zerocopy::little_endian::{U16, U32};
 
-use crate::identities::IdentityId;
+use crate::identities::{Definition, IdentityId};
 
 /// Names an open, see [`crate::Client::new_open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +27,15 @@ pub enum OpenAccess {
 }
 
 impl OpenAccess {
+    /// The flags with which a file that is made is opened so.
+    pub(crate) fn flags(self) -> u32 {
+        match self {
+            OpenAccess::Read => name_flags::OPEN_READ,
+            OpenAccess::Write => name_flags::OPEN_WRITE,
+            OpenAccess::ReadWrite => name_flags::OPEN_READ | name_flags::OPEN_WRITE,
+        }
+    }
+
     /// The operation that opens so.
     pub(crate) fn operation(self) -> u16 {
         match self {
@@ -37,12 +46,15 @@ impl OpenAccess {
     }
 }
 
-/// An open that the server has acknowledged.
+/// An open that the server has acknowledged. The program may give its identity's number to somebody else
+/// meanwhile, so it is kept who that was when the file was opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
     pub(crate) file: Handle,
     pub(crate) access: OpenAccess,
     pub(crate) identity: IdentityId,
+    /// Nobody for [`IdentityId::OWN`].
+    pub(crate) opener: Option<Definition>,
 }
 
 /// All opens of a client.
@@ -89,7 +101,7 @@ impl Opens {
     }
 
     /// The next message that a reactor shall get, until [`Opens::told`].
-    pub(crate) fn untold(&mut self) -> Option<(u16, DeclareOpen, IdentityId)> {
+    pub(crate) fn untold(&mut self) -> Option<(u16, DeclareOpen, Option<Definition>)> {
         while let Some((reactor, open)) = self.untold.front() {
             if let Some(known) = self.table.get(open) {
                 let message = DeclareOpen {
@@ -98,7 +110,7 @@ impl Opens {
                     identity: U16::new(known.identity.0),
                     open: U32::new(open.0),
                 };
-                return Some((*reactor, message, known.identity));
+                return Some((*reactor, message, known.opener));
             }
             self.untold.pop_front();
         }

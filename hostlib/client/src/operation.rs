@@ -101,6 +101,22 @@ pub enum Operation {
         /// Fail if the name is taken.
         exclusive: bool,
     },
+    /// Makes a regular file and opens it, as one step and whatever its permission bits; finds and opens the
+    /// existing one unless `exclusive`, if its bits let. See [`Operation::OpenFile`].
+    CreateOpen {
+        /// The directory.
+        parent: Handle,
+        /// The name in it.
+        name: Vec<u8>,
+        /// Owner and permissions of a new file.
+        ownership: Ownership,
+        /// Fail if the name is taken.
+        exclusive: bool,
+        /// What it is opened for.
+        access: OpenAccess,
+        /// A number of [`crate::Client::new_open`].
+        open: OpenId,
+    },
     /// Makes a directory.
     Mkdir {
         /// The directory to make it in.
@@ -177,7 +193,8 @@ pub enum Operation {
     },
     /// Opens a file: it stays when its last name goes, and may be read and written until
     /// [`Operation::CloseFile`] or the end of the session, whatever becomes of its mode. After a
-    /// restart of the metadata server what it still may do is decided by the mode it has then.
+    /// restart of the metadata server it is open still if the user it was opened for owns it, or if the
+    /// mode that it has then lets.
     OpenFile {
         /// The file.
         file: Handle,
@@ -385,7 +402,7 @@ impl Operation {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Operation::Lookup { .. } => "lookup",
-            Operation::Create { .. } => "create",
+            Operation::Create { .. } | Operation::CreateOpen { .. } => "create",
             Operation::Mkdir { .. } => "mkdir",
             Operation::Unlink { .. } => "unlink",
             Operation::Rmdir { .. } => "rmdir",
@@ -423,6 +440,7 @@ impl Operation {
             | Operation::Fsync { .. }
             | Operation::Read { .. } => Class::Query,
             Operation::Create { .. }
+            | Operation::CreateOpen { .. }
             | Operation::Mkdir { .. }
             | Operation::Unlink { .. }
             | Operation::Rmdir { .. }
@@ -436,11 +454,21 @@ impl Operation {
         }
     }
 
+    /// The open that it makes.
+    pub(crate) fn opens(&self) -> Option<(OpenAccess, OpenId)> {
+        match self {
+            Operation::OpenFile { access, open, .. }
+            | Operation::CreateOpen { access, open, .. } => Some((*access, *open)),
+            _ => None,
+        }
+    }
+
     /// The inode whose shard the request goes to; `None` for requests to the session.
     pub(crate) fn handle(&self) -> Option<Handle> {
         match self {
             Operation::Lookup { parent, .. }
             | Operation::Create { parent, .. }
+            | Operation::CreateOpen { parent, .. }
             | Operation::Mkdir { parent, .. }
             | Operation::Unlink { parent, .. }
             | Operation::Rmdir { parent, .. }
@@ -494,6 +522,7 @@ impl Operation {
         let name = match self {
             Operation::Lookup { path: name, .. }
             | Operation::Create { name, .. }
+            | Operation::CreateOpen { name, .. }
             | Operation::Mkdir { name, .. }
             | Operation::Unlink { name, .. }
             | Operation::Rmdir { name, .. }
@@ -528,6 +557,7 @@ impl Operation {
                 if too_long { Err(ErrorKind::Status(Status::NAME_TOO_LONG)) } else { Ok(()) }
             }
             Operation::Create { name, .. }
+            | Operation::CreateOpen { name, .. }
             | Operation::Mkdir { name, .. }
             | Operation::Unlink { name, .. }
             | Operation::Rmdir { name, .. } => checked(name),

@@ -28,7 +28,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::counters::Counters;
 use crate::error::ErrorKind;
-use crate::identities::IdentityId;
+use crate::identities::{Definition, IdentityId};
 use crate::operation::{Operation, Outcome, RequestId};
 use crate::slots::Place;
 
@@ -113,6 +113,8 @@ pub(crate) struct Request {
     pub(crate) operation: Option<Operation>,
     /// On whose behalf it is made.
     pub(crate) identity: IdentityId,
+    /// Of what opens a file: who that was when the request was sent.
+    pub(crate) opener: Option<Definition>,
     pub(crate) reactor: u16,
     pub(crate) place: Option<Place>,
     pub(crate) attempt: u32,
@@ -158,6 +160,7 @@ impl Request {
             token: 0,
             operation: None,
             identity: IdentityId::OWN,
+            opener: None,
             reactor: 0,
             place: None,
             attempt: 1,
@@ -231,6 +234,7 @@ impl Requests {
         entry.token = token;
         entry.operation = Some(operation);
         entry.identity = IdentityId::OWN;
+        entry.opener = None;
         entry.reactor = 0;
         entry.place = None;
         entry.attempt = 1;

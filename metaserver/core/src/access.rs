@@ -1,22 +1,48 @@
-//! What an identity may do: the checks before an operation, as POSIX has them.
+//! What an identity may do: the checks of requests, as POSIX has them, in Linux's order.
 //!
 //! The superuser passes them all. What belongs to other shards is asked there before the operation
-//! begins ([`Step::CheckEntering`], [`Step::CheckOwner`]): the right is one that was there at some
-//! moment between request and reply. `ACCESS` stands for a permission that the mode bits do not
-//! grant, `NOT_PERMITTED` for what only an owner may do.
+//! begins ([`Step::Rights`], [`Step::Look`]), under the inode that it is about, and checked again when it is
+//! prepared. `ACCESS` stands for a permission that the mode bits do not grant, `NOT_PERMITTED` for what
+//! only an owner may do.
+//!
+//! The first check that fails is the answer. Flags and names come before all else; a name is too long
+//! before it is malformed. Then, where a *directory* is checked, it is there (`STALE_HANDLE`), is one
+//! (`NOT_DIRECTORY`), and may be searched (`ACCESS`):
+//!
+//! | request | in order |
+//! |---|---|
+//! | LOOKUP | length of the path; start is there; for each component: directory, `ACCESS`, `NAME_TOO_LONG`, `NOT_FOUND` |
+//! | READDIR | directory, but for `ACCESS` if it may not be read |
+//! | CREATE | directory; if the name is taken: `EXISTS`, `IS_DIRECTORY`; else the directory may be written to |
+//! | MKDIR | directory, `EXISTS`, may be written to |
+//! | LINK | as MKDIR; then the inode, wherever it is: `STALE_HANDLE`, `NOT_PERMITTED` for a directory, `NOT_FOUND` without a name, `TOO_MANY_LINKS` |
+//! | UNLINK | directory, `NOT_FOUND`, may be written to, sticky: `NOT_PERMITTED`, `IS_DIRECTORY` |
+//! | RMDIR | the same up to sticky, `NOT_DIRECTORY`, `NOT_EMPTY` |
+//! | RENAME | source directory, destination directory; source `NOT_FOUND`; `EXISTS` without replacement, `NOT_FOUND` of an exchange; `INVALID` for a directory into itself; same inode: nothing to do; source may be written to, is sticky; destination may be written to, is sticky; types: `NOT_DIRECTORY`, `IS_DIRECTORY`; a directory that moves may be written to; `NOT_EMPTY` |
+//! | SETATTR | is there; mask `INVALID`; size: `IS_DIRECTORY`, `ACCESS`, `FILE_TOO_LARGE`; both times to now: `ACCESS`; owner, group, mode, other times: `NOT_PERMITTED` |
+//! | READ, WRITE | is there, `IS_DIRECTORY`, `ACCESS` |
+//! | open | is there, for writing `IS_DIRECTORY`, `ACCESS`, `TOO_MANY_OPEN` |
+//! | extended attributes | is there; flags `INVALID`; name: `NOT_SUPPORTED`, `RANGE`, `INVALID`; rights: `NO_DATA` for what only the superuser sees, `NOT_PERMITTED`, `ACCESS`; `EXISTS`, `NO_DATA`; `NO_SPACE`; `RANGE` of the answer |
+//!
+//! Linux differs in two places: it looks at the inode of LINK first, and refuses with `NOT_EMPTY` before any
+//! right is looked at what would replace a directory above its source. Both would ask another shard before
+//! a request that is refused anyway.
 
+use gannet_proto::limits::FILE_BYTES_MAX;
 use gannet_proto::operations::{
-    NameRequest, Names, SetAttributes, attribute_mask, file_type, name_flags, name_operation,
+    NameRequest, Names, SetAttributes, attribute_mask, file_type, name_operation,
 };
 use gannet_proto::{Inode, Status};
 use zerocopy::little_endian::U32;
 
+use crate::directory::Entry;
 use crate::identities::{Identity, READ, SEARCH, WRITE};
 use crate::name_operations::{NameOperation, Stage, name_operation_of};
-use crate::names::{Stop, directory_of};
+use crate::names::Stop;
 use crate::namespace::Node;
 use crate::peer::{Outcome, Step};
 use crate::record::{Change, Reply};
+use crate::rename_checks::Rights;
 use crate::reply::Context;
 use crate::{Core, Now, SessionIndex, Sink};
 
@@ -27,14 +53,6 @@ const SET_GID: u32 = 0o2000;
 /// Of a directory: entries are removed by their owner, the directory's, or the superuser alone.
 const STICKY: u32 = 0o1000;
 const GROUP_EXECUTE: u32 = 0o010;
-
-/// Checks at other shards that an operation has passed, as bits.
-mod passed {
-    /// The entry that goes may go.
-    pub(super) const SOURCE: u8 = 1;
-    /// The directory that RENAME moves into may be written to.
-    pub(super) const DESTINATION: u8 = 2;
-}
 
 /// What is left of the permission bits when somebody else than the owner changed the file, or its
 /// owner changed.
@@ -49,23 +67,19 @@ fn is_regular(node: &Node) -> bool {
 }
 
 /// Whether an entry of the directory may be removed by its owner only.
-fn is_guarded(directory: &Node, asker: &Identity) -> bool {
+pub(crate) fn is_guarded(directory: &Node, asker: &Identity) -> bool {
     directory.mode & STICKY != 0 && directory.uid != asker.uid
 }
 
-fn check(node: &Node, asker: &Identity, wanted: u32) -> Result<(), Status> {
+/// Checks that the mode bits of an inode grant all that is wanted.
+pub(crate) fn check(node: &Node, asker: &Identity, wanted: u32) -> Result<(), Status> {
     if asker.may(node, wanted) { Ok(()) } else { Err(Status::ACCESS) }
-}
-
-/// A question to another shard, and the bit that says that it was answered well.
-struct Question {
-    step: Step,
-    bit: u8,
 }
 
 impl Core {
     /// Checks a namespace request, and says who owns what it makes. `None`: the request waits for
-    /// what another shard says of it.
+    /// what another shard says of it. LOOKUP checks each directory that it passes, RENAME has checks of
+    /// its own ([`crate::rename_checks`]).
     ///
     /// # Errors
     /// `ACCESS`, `NOT_PERMITTED`, `UNKNOWN_IDENTITY`. What else is wrong with a request is told by
@@ -78,108 +92,71 @@ impl Core {
         names: Names<'_>,
         sink: &mut impl Sink,
     ) -> Result<Option<NameRequest>, Stop> {
-        let asker = self.asker(context.session, request.identity.get())?;
+        let asker = self.asker(context.session, request.identity.get())?.copied();
         let Some(directory) = self.nodes.get(&parent) else { return Ok(Some(*request)) };
         if directory.directory().is_none() {
             return Ok(Some(*request));
         }
-        if let Some(asker) = asker {
+        if let Some(asker) = &asker {
             let found = self.entry(parent, names.name).is_some();
-            let wanted = match request.operation.get() {
-                // LOOKUP checks each directory that it passes.
-                name_operation::LOOKUP => 0,
+            let operation = request.operation.get();
+            let removes = matches!(operation, name_operation::UNLINK | name_operation::RMDIR);
+            let wanted = match operation {
+                name_operation::LOOKUP | name_operation::RENAME => 0,
                 name_operation::READDIR => READ,
-                name_operation::UNLINK | name_operation::RMDIR if found => WRITE | SEARCH,
-                name_operation::RENAME if found => WRITE | SEARCH,
-                name_operation::UNLINK | name_operation::RMDIR | name_operation::RENAME => SEARCH,
-                // What exists is found, or is in the way, whoever may write.
-                _ if found => SEARCH,
+                // What is not there is not found, and what exists is found, or is in the way,
+                // whoever may write.
+                _ if found != removes => SEARCH,
                 _ => WRITE | SEARCH,
             };
             check(directory, asker, wanted)?;
-            if let Some(question) = self.check_removal(context, parent, request, names, asker)? {
-                let operation = Box::new(name_operation_of(request, names, Stage::Checking));
-                self.ask(*context, operation, question, sink);
-                return Ok(None);
+            let entry = self.entry(parent, names.name).filter(|_| removes);
+            if let Some(Entry { inode, .. }) = entry.filter(|_| is_guarded(directory, asker)) {
+                let asked = context.operation.and_then(|id| self.operations.find(id));
+                if self.is_local(inode) {
+                    self.check_owner(inode, Some(asker.uid))?;
+                } else if asked.and_then(|operation| operation.passed) != Some(inode) {
+                    let operation = Box::new(name_operation_of(request, names, Stage::Checking));
+                    let Some(id) = self.keep_name(*context, operation, sink) else {
+                        return Ok(None);
+                    };
+                    self.send_step(id, Step::Rights { inode, asker: *asker }, sink);
+                    return Ok(None);
+                }
             }
         }
-        Ok(Some(owned(directory, asker, request)))
+        let Some(directory) = self.nodes.get(&parent) else { return Ok(Some(*request)) };
+        Ok(Some(owned(directory, asker.as_ref(), request)))
     }
 
-    /// Checks what else the entries that go have to say; `Some`: another shard has to be asked.
-    fn check_removal(
-        &self,
-        context: &Context,
-        parent: Inode,
-        request: &NameRequest,
-        names: Names<'_>,
-        asker: &Identity,
-    ) -> Result<Option<Question>, Status> {
-        let operation = request.operation.get();
-        let renames = operation == name_operation::RENAME;
-        let removes = matches!(operation, name_operation::UNLINK | name_operation::RMDIR);
-        if !(renames || removes) || self.entry(parent, names.name).is_none() {
-            return Ok(None);
-        }
-        let asked = context.operation.and_then(|id| self.operations.find(id));
-        let passed = asked.map_or(0, |operation| operation.passed);
-        if passed & passed::SOURCE == 0
-            && let Some(inode) = self.check_owner_of(parent, names.name, asker)?
-        {
-            let step = Step::CheckOwner { inode, uid: asker.uid };
-            return Ok(Some(Question { step, bit: passed::SOURCE }));
-        }
-        if !renames {
-            return Ok(None);
-        }
-        let (to_parent, _) = directory_of(&request.to_parent)?;
-        if passed & passed::DESTINATION != 0 {
-            return Ok(None);
-        }
-        let replaces = request.flags.get() & name_flags::NO_REPLACE == 0;
-        if self.is_local(to_parent) {
-            let owner = self.check_entering(to_parent, names.to_name, replaces, asker)?;
-            return Ok(owner.map(|inode| {
-                let step = Step::CheckOwner { inode, uid: asker.uid };
-                Question { step, bit: passed::DESTINATION }
-            }));
-        }
-        let (name, identity) = (names.to_name.into(), *asker);
-        let step = Step::CheckEntering { directory: to_parent, name, replaces, identity };
-        Ok(Some(Question { step, bit: passed::DESTINATION }))
-    }
-
-    /// Checks that an entry may be moved into a directory of this reactor, over what is there.
-    /// `Some`: the owner of that inode, which is another reactor's, decides.
-    pub(crate) fn check_entering(
+    /// Checks that names may be looked up in a directory of this reactor.
+    ///
+    /// # Errors
+    /// `STALE_HANDLE`, `NOT_DIRECTORY`, `ACCESS`.
+    pub(crate) fn check_searchable(
         &self,
         directory: Inode,
-        name: &[u8],
-        replaces: bool,
-        asker: &Identity,
-    ) -> Result<Option<Inode>, Status> {
-        let node = self.nodes.get(&directory).filter(|node| node.directory().is_some());
-        let Some(node) = node else { return Ok(None) };
+        asker: Option<&Identity>,
+    ) -> Result<(), Status> {
+        self.check_parent(directory)?;
+        asker.map_or(Ok(()), |asker| self.check_access(directory, SEARCH, asker))
+    }
+
+    /// Checks that somebody may change the entries of a directory of this reactor. `Some`: the user to
+    /// whom an entry has to belong that is removed.
+    ///
+    /// # Errors
+    /// `ACCESS`.
+    pub(crate) fn check_change(
+        &self,
+        directory: Inode,
+        asker: Option<&Identity>,
+    ) -> Result<Option<u32>, Status> {
+        let (Some(node), Some(asker)) = (self.nodes.get(&directory), asker) else {
+            return Ok(None);
+        };
         check(node, asker, WRITE | SEARCH)?;
-        if replaces { self.check_owner_of(directory, name, asker) } else { Ok(None) }
-    }
-
-    /// Checks that an entry may be removed from a directory that others may write to as well.
-    fn check_owner_of(
-        &self,
-        directory: Inode,
-        name: &[u8],
-        asker: &Identity,
-    ) -> Result<Option<Inode>, Status> {
-        let Some(node) = self.nodes.get(&directory) else { return Ok(None) };
-        let entry = self.entry(directory, name);
-        match entry.filter(|_| is_guarded(node, asker)) {
-            None => Ok(None),
-            Some(entry) if self.is_local(entry.inode) => {
-                self.check_owner(entry.inode, asker.uid).map(|()| None)
-            }
-            Some(entry) => Ok(Some(entry.inode)),
-        }
+        Ok(is_guarded(node, asker).then_some(asker.uid))
     }
 
     /// Checks that the mode bits of an inode of this reactor grant all that is wanted.
@@ -195,33 +172,19 @@ impl Core {
         self.nodes.get(&inode).map_or(Ok(()), |node| check(node, asker, wanted))
     }
 
-    /// Checks that an inode of this reactor belongs to a user.
+    /// Checks that an inode of this reactor belongs to a user, if it has to belong to one.
     ///
     /// # Errors
     /// `NOT_PERMITTED`.
-    pub(crate) fn check_owner(&self, inode: Inode, uid: u32) -> Result<(), Status> {
-        match self.nodes.get(&inode) {
-            Some(node) if node.uid != uid => Err(Status::NOT_PERMITTED),
+    pub(crate) fn check_owner(&self, inode: Inode, owner: Option<u32>) -> Result<(), Status> {
+        match (self.nodes.get(&inode), owner) {
+            (Some(node), Some(uid)) if node.uid != uid => Err(Status::NOT_PERMITTED),
             // An entry that leads to nothing is nobody's.
             _ => Ok(()),
         }
     }
 
-    fn ask(
-        &mut self,
-        context: Context,
-        operation: Box<NameOperation>,
-        question: Question,
-        sink: &mut impl Sink,
-    ) {
-        let Some(id) = self.keep_name(context, operation, sink) else { return };
-        if let Some(operation) = self.operations.find_mut(id) {
-            operation.asked = question.bit;
-        }
-        self.send_step(id, question.step, sink);
-    }
-
-    /// Another shard has said whether a namespace request may go on.
+    /// Another shard has said whether an entry of a sticky directory may go.
     pub(crate) fn access_checked(
         &mut self,
         now: Now,
@@ -230,27 +193,20 @@ impl Core {
         outcome: &Outcome,
         sink: &mut impl Sink,
     ) {
-        let Some(id) = context.operation else { return };
         let kind = operation.reply_kind();
-        let Some(kept) = self.operations.find_mut(id) else { return };
-        match *outcome {
-            Outcome::Failed(status) => self.answer_status(context, kind, status, sink),
-            Outcome::Continue(inode) => {
-                let number = operation.request.identity.get();
-                let uid = match self.asker(context.session, number) {
-                    Ok(asker) => asker.map_or(0, |asker| asker.uid),
-                    Err(status) => return self.answer_status(context, kind, status, sink),
-                };
-                let bit = self.operations.find(id).map_or(0, |operation| operation.asked);
-                let step = Step::CheckOwner { inode, uid };
-                self.ask(*context, operation, Question { step, bit }, sink);
-            }
-            _ => {
-                kept.passed |= std::mem::take(&mut kept.asked);
+        let status = match *outcome {
+            Outcome::Rights(inode, Rights { owns: true, .. }) => {
+                if let Some(kept) = context.operation.and_then(|id| self.operations.find_mut(id)) {
+                    kept.passed = Some(inode);
+                }
                 operation.stage = Stage::Start;
-                self.resume_name(now, *context, operation, sink);
+                return self.resume_name(now, *context, operation, sink);
             }
-        }
+            Outcome::Rights(..) => Status::NOT_PERMITTED,
+            Outcome::Failed(status) => status,
+            _ => Status::IO,
+        };
+        self.answer_status(context, kind, status, sink);
     }
 
     /// Checks that a file may be read or written by its handle: by its owner, by whom the mode bits
@@ -303,7 +259,7 @@ impl Core {
     /// Checks a SETATTR, and says what it comes to: the attributes that change and their values.
     ///
     /// # Errors
-    /// `ACCESS`, `NOT_PERMITTED`, `INVALID`, `UNKNOWN_IDENTITY`.
+    /// `ACCESS`, `FILE_TOO_LARGE`, `NOT_PERMITTED`, `UNKNOWN_IDENTITY`.
     pub(crate) fn authorize_attributes(
         &self,
         now: Now,
@@ -315,29 +271,29 @@ impl Core {
         let asker = self.asker(session, request.identity.get())?;
         let mask = request.mask.get();
         let has = |bit| mask & bit != 0;
-        if has(ATIME) && has(ATIME_NOW) || has(MTIME) && has(MTIME_NOW) {
-            return Err(Status::INVALID);
-        }
         let (uid, gid) = (request.uid.get(), request.gid.get());
         if let Some(asker) = asker {
             let owns = asker.uid == node.uid;
-            if has(MODE) && !owns || has(UID) && !(owns && uid == node.uid) {
-                return Err(Status::NOT_PERMITTED);
-            }
-            if has(GID) && !(owns && (gid == node.gid || asker.is_in_group(gid))) {
-                return Err(Status::NOT_PERMITTED);
-            }
-            let times = mask & (ATIME | MTIME | ATIME_NOW | MTIME_NOW);
-            if times == ATIME_NOW | MTIME_NOW {
-                if !owns {
-                    check(node, asker, WRITE)?;
-                }
-            } else if times != 0 && !owns {
-                return Err(Status::NOT_PERMITTED);
-            }
             if has(SIZE) && !self.is_open_for(session, node.inode, asker.uid, WRITE) {
                 check(node, asker, WRITE)?;
             }
+            if has(SIZE) && request.size.get() > FILE_BYTES_MAX {
+                return Err(Status::FILE_TOO_LARGE);
+            }
+            let times = mask & (ATIME | MTIME | ATIME_NOW | MTIME_NOW);
+            let are_now = times == ATIME_NOW | MTIME_NOW;
+            if are_now && !owns {
+                check(node, asker, WRITE)?;
+            }
+            if has(UID) && !(owns && uid == node.uid)
+                || has(GID) && !(owns && (gid == node.gid || asker.is_in_group(gid)))
+                || has(MODE) && !owns
+                || times != 0 && !are_now && !owns
+            {
+                return Err(Status::NOT_PERMITTED);
+            }
+        } else if has(SIZE) && request.size.get() > FILE_BYTES_MAX {
+            return Err(Status::FILE_TOO_LARGE);
         }
         let mut mode = node.mode & !file_type::MASK;
         if has(MODE) {

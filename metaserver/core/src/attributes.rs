@@ -1,6 +1,5 @@
 //! STAT, OPEN, FSYNC and SETATTR.
 
-use gannet_proto::limits::FILE_BYTES_MAX;
 use gannet_proto::operations::{InodeRequest, SetAttributes, attribute_mask, inode_operation};
 use gannet_proto::{Inode, Status};
 
@@ -112,15 +111,16 @@ impl Core {
         let inode = self.inode_of(context, &request.handle)?;
         let node = self.nodes.get(&inode).ok_or(Status::STALE_HANDLE)?;
         let mask = request.mask.get();
-        if mask & !attribute_mask::KNOWN != 0 {
+        let both = |bits| mask & bits == bits;
+        if mask & !attribute_mask::KNOWN != 0
+            || both(attribute_mask::ATIME | attribute_mask::ATIME_NOW)
+            || both(attribute_mask::MTIME | attribute_mask::MTIME_NOW)
+        {
             return Err(Status::INVALID);
         }
         let resizes = mask & attribute_mask::SIZE != 0;
         if resizes && node.file().is_none() {
             return Err(Status::IS_DIRECTORY);
-        }
-        if resizes && request.size.get() > FILE_BYTES_MAX {
-            return Err(Status::FILE_TOO_LARGE);
         }
         Ok((inode, resizes))
     }

@@ -136,6 +136,7 @@ fn finish_all(cores: &mut [Core]) {
     let mut sink = Discard { from: 0, messages: VecDeque::new() };
     for (reactor, core) in cores.iter_mut().enumerate() {
         sink.from = reactor as u16;
+        core.recovery.is_trial = true;
         core.finish_replay(Now::default(), &mut sink);
     }
     while let Some((from, to, message)) = sink.messages.pop_front() {

@@ -63,8 +63,9 @@ impl fmt::Display for BlockConflict {
 }
 
 impl Core {
-    /// What of the blocks of its files does not fit together, if something does not. Known when the core
-    /// is [`ready`](Core::ready): whoever finds a conflict then must not hand it a request.
+    /// What of the blocks of its files does not fit together, if something does not. Known when free space
+    /// is rebuilt, at reactor 0 by [`Core::finish_replay`], elsewhere by a message. Such a core never gets
+    /// [`ready`](Core::ready), and records nothing.
     #[must_use]
     pub fn block_conflict(&self) -> Option<&BlockConflict> {
         self.block_conflict.as_deref()

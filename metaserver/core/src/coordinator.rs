@@ -229,8 +229,13 @@ impl Core {
     ) {
         let token = operation.token();
         for shard in &plan.participants {
-            let decision = Message::Decision { part: (id, *shard), commits, token };
-            self.send(self.reactor_of(*shard), PeerMessage(decision), sink);
+            let decision = PeerMessage(Message::Decision { part: (id, *shard), commits, token });
+            let reactor = self.reactor_of(*shard);
+            if self.defects.decisions() && reactor != self.config.reactor {
+                sink.peer(reactor, Lsn(0), decision);
+            } else {
+                self.send(reactor, decision, sink);
+            }
         }
     }
 

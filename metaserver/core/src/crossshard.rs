@@ -24,15 +24,15 @@ impl Step {
         let inode = match self {
             Step::MakeDirectory { shard, .. } => return *shard,
             Step::LockRenames | Step::UnlockRenames => return ShardId(0),
-            Step::RemoveDirectory { inode }
+            Step::RemoveDirectory { inode, .. }
             | Step::Link { inode }
-            | Step::Unlink { inode }
+            | Step::Unlink { inode, .. }
             | Step::SetParent { inode, .. }
-            | Step::Touch { inode }
+            | Step::Touch { inode, .. }
             | Step::Enter { directory: inode, .. }
             | Step::AwaitName { directory: inode, .. }
-            | Step::CheckEntering { directory: inode, .. }
-            | Step::CheckOwner { inode, .. }
+            | Step::Look { directory: inode, .. }
+            | Step::Rights { inode, .. }
             | Step::Ancestry { from: inode, .. } => *inode,
         };
         // Handles and records with another one are refused where they come in.
@@ -45,8 +45,8 @@ impl Step {
             self,
             Step::AwaitName { .. }
                 | Step::Ancestry { .. }
-                | Step::CheckEntering { .. }
-                | Step::CheckOwner { .. }
+                | Step::Look { .. }
+                | Step::Rights { .. }
                 | Step::LockRenames
                 | Step::UnlockRenames
         )
@@ -59,14 +59,14 @@ impl Core {
         let coordinator = (request.reactor, request.token);
         let outcome = match &request.step {
             Step::Ancestry { from, sought } => self.ancestry(*from, *sought),
-            Step::CheckEntering { directory, name, replaces, identity } => {
-                match self.check_entering(*directory, name, *replaces, identity) {
-                    Ok(None) => Outcome::Done,
-                    Ok(Some(inode)) => Outcome::Continue(inode),
-                    Err(status) => Outcome::Failed(status),
+            Step::Look { directory, name, asker } => {
+                match self.standing(*directory, name, asker.as_ref()) {
+                    Ok(standing) => Outcome::Standing(standing),
+                    Err(Stop::Status(status)) => Outcome::Failed(status),
+                    Err(Stop::Held(directory, name)) => Outcome::Held(directory, name),
                 }
             }
-            Step::CheckOwner { inode, uid } => checked(self.check_owner(*inode, *uid)),
+            Step::Rights { inode, asker } => Outcome::Rights(*inode, self.rights(*inode, asker)),
             Step::AwaitName { directory, name } => {
                 if self.held.holder(*directory, name).is_none() {
                     Outcome::Done
@@ -117,7 +117,8 @@ impl Core {
                 let node = Node::new(inode, parent, owner, set, made.time_ns, Lsn(0));
                 (Some(made), Outcome::Attributes(node.attributes()))
             }
-            Step::RemoveDirectory { inode } => {
+            Step::RemoveDirectory { inode, owner } => {
+                self.check_owner(*inode, *owner)?;
                 let is_there = self.check_removable(*inode, Some(mine))?;
                 (is_there.then(|| effect(*inode, Action::Drop)), Outcome::Done)
             }
@@ -130,18 +131,20 @@ impl Core {
                 let attributes = Attributes { links, ctime_ns, ..found };
                 (Some(linked), Outcome::Attributes(attributes))
             }
-            Step::Unlink { inode } => {
+            Step::Unlink { inode, owner } => {
                 self.check_free(*inode, b"", Some(mine))?;
+                self.check_owner(*inode, *owner)?;
                 let node = self.nodes.get(inode);
                 if node.is_some_and(|node| node.directory().is_some()) {
                     return Err(Stop::Status(Status::IS_DIRECTORY));
                 }
                 (node.map(|_| effect(*inode, Action::Unlink)), Outcome::Done)
             }
-            Step::Enter { directory, name, entry, mode } => {
+            Step::Enter { directory, name, entry, mode, asker } => {
                 self.check_parent(*directory)?;
                 self.check_free(*directory, b"", Some(mine))?;
                 self.check_free(*directory, name, Some(mine))?;
+                let guarded = self.check_change(*directory, asker.as_ref())?.is_some();
                 let no_replace = *mode == EnterMode::NoReplace;
                 let replaced = match (mode, self.entry(*directory, name)) {
                     (EnterMode::Exchange, None) => return Err(Status::NOT_FOUND.into()),
@@ -157,10 +160,11 @@ impl Core {
                 };
                 let (inode, file_type) = (entry.inode, entry.file_type);
                 let entered = Action::Enter { entry: inode, file_type, name };
-                (Some(effect(*directory, entered)), Outcome::Entered { replaced })
+                (Some(effect(*directory, entered)), Outcome::Entered { replaced, guarded })
             }
-            Step::SetParent { inode, parent, asker } => {
+            Step::SetParent { inode, parent, asker, owner } => {
                 self.check_free(*inode, b"", Some(mine))?;
+                self.check_owner(*inode, *owner)?;
                 if let Some(asker) = asker {
                     self.check_access(*inode, WRITE, asker)?;
                 }
@@ -168,8 +172,9 @@ impl Core {
                 let moved = Action::Reparent { parent: *parent };
                 (node.map(|_| effect(*inode, moved)), Outcome::Done)
             }
-            Step::Touch { inode } => {
+            Step::Touch { inode, owner } => {
                 self.check_free(*inode, b"", Some(mine))?;
+                self.check_owner(*inode, *owner)?;
                 let node = self.nodes.get(inode);
                 (node.map(|_| effect(*inode, Action::Touch)), Outcome::Done)
             }
@@ -304,14 +309,6 @@ impl Core {
             false => Change::Aborted { coordinator },
         };
         self.commit(&origin, &change, sink);
-    }
-}
-
-/// The answer of a check that changes nothing.
-fn checked(result: Result<(), Status>) -> Outcome {
-    match result {
-        Ok(()) => Outcome::Done,
-        Err(status) => Outcome::Failed(status),
     }
 }
 

@@ -9,6 +9,8 @@ pub(crate) struct Defects {
     pins: bool,
     #[cfg(feature = "defects")]
     attempts: bool,
+    #[cfg(feature = "defects")]
+    decisions: bool,
 }
 
 impl Defects {
@@ -27,6 +29,14 @@ impl Defects {
         #[cfg(not(feature = "defects"))]
         false
     }
+
+    /// H14: shards learn of a decision before it is durable.
+    pub(crate) fn decisions(self) -> bool {
+        #[cfg(feature = "defects")]
+        return self.decisions;
+        #[cfg(not(feature = "defects"))]
+        false
+    }
 }
 
 #[cfg(feature = "defects")]
@@ -40,5 +50,10 @@ impl crate::Core {
     /// session ended.
     pub fn break_attempts(&mut self) {
         self.defects.attempts = true;
+    }
+
+    /// Breaks rule H14 on purpose: shards learn of a decision before it is durable.
+    pub fn break_decisions(&mut self) {
+        self.defects.decisions = true;
     }
 }

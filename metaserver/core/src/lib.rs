@@ -152,6 +152,7 @@ mod record;
 mod recovery;
 mod registrations;
 mod rename;
+mod rename_checks;
 mod replay;
 mod reply;
 mod sessions;

@@ -9,6 +9,7 @@ use crate::names::kind_of;
 use crate::operations::{OperationId, Request, State};
 use crate::peer::{Message, PeerMessage};
 use crate::rename::RenameStage;
+use crate::rename_checks::Facts;
 use crate::reply::{Context, ReplyKind};
 use crate::{Core, Now, Sink};
 
@@ -44,6 +45,8 @@ pub(crate) struct NameOperation {
     pub plan: Plan,
     /// RENAME: it has the lock that serialises moves of directories.
     pub locked: bool,
+    /// RENAME: what other shards have said of this try.
+    pub facts: Facts,
 }
 
 impl NameOperation {
@@ -66,6 +69,7 @@ pub(crate) fn name_operation_of(
         stage,
         plan: Plan::default(),
         locked: false,
+        facts: Facts::default(),
     }
 }
 

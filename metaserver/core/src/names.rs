@@ -15,8 +15,10 @@ use crate::crossshard::is_directory;
 use crate::directory::Entry;
 use crate::name_operations::{Stage, name_operation_of};
 use crate::namespace::only_handle;
+use crate::opens::rights_of_create;
 use crate::peer::Step;
 use crate::record::{Change, Reply, StoreList};
+use crate::rename_checks::mode_of;
 use crate::reply::{Context, ReplyKind};
 use crate::{Core, Lsn, Now, SessionIndex, Sink};
 
@@ -39,6 +41,20 @@ pub(crate) enum Stop {
 impl From<Status> for Stop {
     fn from(status: Status) -> Stop {
         Stop::Status(status)
+    }
+}
+
+/// Checks flags and names, before anything is looked at that they concern. The path of LOOKUP is checked
+/// as it is followed, and where READDIR goes on may be any name.
+fn check_names(request: &NameRequest, names: Names<'_>) -> Result<(), Status> {
+    match request.operation.get() {
+        name_operation::LOOKUP | name_operation::READDIR => Ok(()),
+        name_operation::RENAME => {
+            mode_of(request)?;
+            check_name(names.name)?;
+            check_name(names.to_name)
+        }
+        _ => check_name(names.name),
     }
 }
 
@@ -65,6 +81,7 @@ impl Core {
             name_operation::READDIR => self.counters.readdirs += 1,
             _ => self.counters.name_changes += 1,
         }
+        self.open_made_again(session, request);
         if let Some(context) = self.admit(session, &request.header, kind_of(request), sink) {
             self.start_name(now, context, request, names, sink);
         }
@@ -86,6 +103,9 @@ impl Core {
                 return self.answer_status(&context, kind_of(request), status, sink);
             }
         };
+        if let Err(status) = check_names(request, names) {
+            return self.answer_status(&context, kind_of(request), status, sink);
+        }
         let request = match self.authorize_name(&context, parent, request, names, sink) {
             Ok(Some(authorized)) => &{ authorized },
             Ok(None) => return,
@@ -135,7 +155,6 @@ impl Core {
 
     /// A parent that nobody removes, and a name that nobody holds.
     pub(crate) fn check_place(&self, parent: Inode, name: &[u8]) -> Result<(), Stop> {
-        check_name(name)?;
         self.check_parent(parent)?;
         self.check_free(parent, b"", None)?;
         self.check_free(parent, name, None)
@@ -155,10 +174,14 @@ impl Core {
             return self.open_existing(context, parent, entry, request, sink);
         }
         let inode = self.new_inode(context.shard());
+        let open = self.open_of_create(context.session, request)?;
         let set = self.new_set(inode);
         let mode = file_type::REGULAR | request.mode.get() & 0o7777;
         let made = (inode, mode, set.list());
         self.make_node(now, context, (parent, names.name), request, made, sink);
+        if let Some(open) = open {
+            self.note_open(context.session, (inode, request.open.get()), open)?;
+        }
         Ok(())
     }
 
@@ -178,7 +201,14 @@ impl Core {
         }
         let directory = self.nodes.get(&parent).map_or(Lsn(0), |node| node.lsn);
         let (attributes, after) = match self.nodes.get(&entry.inode) {
-            Some(node) => (node.attributes(), directory.max(node.lsn)),
+            Some(node) => {
+                let found = (node.attributes(), directory.max(node.lsn));
+                if let Some(rights) = rights_of_create(request) {
+                    let (number, identity) = (request.open.get(), request.identity.get());
+                    self.open_file(context.session, entry.inode, number, identity, rights)?;
+                }
+                found
+            }
             None => (only_handle(entry.inode), directory),
         };
         self.answer_entry(context, after, (attributes, 0), None, sink);
@@ -274,9 +304,21 @@ impl Core {
         }
         let operation = Box::new(name_operation_of(request, names, Stage::Removing));
         let own = removal(now, parent, names.name);
-        let step = Step::Unlink { inode: entry.inode };
+        let owner = self.guard(context, parent, request)?;
+        let step = Step::Unlink { inode: entry.inode, owner };
         self.begin_plan(*context, operation, step, Some(own), sink);
         Ok(())
+    }
+
+    /// To whom an entry has to belong that a request removes from a directory of this reactor.
+    fn guard(
+        &self,
+        context: &Context,
+        directory: Inode,
+        request: &NameRequest,
+    ) -> Result<Option<u32>, Status> {
+        let asker = self.asker(context.session, request.identity.get())?;
+        self.check_change(directory, asker)
     }
 
     fn rmdir(
@@ -300,7 +342,8 @@ impl Core {
         }
         let operation = Box::new(name_operation_of(request, names, Stage::Removing));
         let own = removal(now, parent, names.name);
-        let step = Step::RemoveDirectory { inode: entry.inode };
+        let owner = self.guard(context, parent, request)?;
+        let step = Step::RemoveDirectory { inode: entry.inode, owner };
         self.begin_plan(*context, operation, step, Some(own), sink);
         Ok(())
     }

@@ -4,17 +4,25 @@
 //! so a restart of the metadata server loses it, and the host declares it anew. Only when the last
 //! name of an open file goes, the record that removes it follows one that keeps the inode
 //! ([`Change::OpenKept`]): the file lives on without a name, as an *orphan*, readable and writable by
-//! handle. It goes with its last open: when that is closed, or with its session. The orphans that a
-//! restart finds wait for the hosts of the last run, as long as these may come back; those that
-//! nobody has declared by then are dropped ([`Core::end_reclaim`]).
+//! handle. It goes with its last open: when that is closed, or with its session.
+//!
+//! After a start the hosts of the last run may come back, and nobody knows what they have open. Until
+//! [`Core::end_reclaim`] each file of the last run is taken for open: one whose last name goes, by
+//! recovery or by a request, stays as an orphan, and so do the orphans that the log tells of. Those that
+//! nobody has declared by then are dropped. What is made after the start is nobody's of the last run.
 
-use gannet_proto::operations::{Attributes, DeclareOpen, InodeRequest, inode_operation};
+use gannet_proto::limits::SHARDS;
+use gannet_proto::operations::{
+    Attributes, DeclareOpen, InodeRequest, NameRequest, inode_operation, name_flags, name_operation,
+};
+use gannet_proto::slots::Slot;
 use gannet_proto::{Inode, Status};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::identities::{READ, WRITE};
 use crate::record::{Change, Origin, Reply};
 use crate::reply::{Context, ReplyKind};
+use crate::sessions::KeptReply;
 use crate::{Core, Lsn, Now, SessionIndex, Sink};
 
 /// Most opens of one session at one reactor.
@@ -40,6 +48,8 @@ pub(crate) struct Opens {
     orphans: FxHashSet<Inode>,
     /// Orphans of the last run, whose hosts may come back.
     awaited: FxHashSet<Inode>,
+    /// While these may come back: the highest inode number that the last run gave out, by shard.
+    reclaimable: Option<Box<[u64; SHARDS]>>,
     /// Orphans that nobody has open: to be dropped.
     abandoned: Vec<Inode>,
 }
@@ -70,9 +80,22 @@ impl Opens {
         }
     }
 
-    /// The log is read: what has no name waits for the hosts of the last run.
-    pub(crate) fn replayed(&mut self) {
+    /// The log is read: what it knows, up to these inode numbers, waits for the hosts of the last run.
+    fn replayed(&mut self, last_numbers: [u64; SHARDS]) {
         self.awaited = self.orphans.clone();
+        self.reclaimable = Some(Box::new(last_numbers));
+    }
+
+    /// Whether a host of the last run may yet say that it has a file open.
+    fn is_reclaimable(&self, inode: Inode) -> bool {
+        let last_numbers = self.reclaimable.as_deref();
+        let last = last_numbers.zip(inode.shard()).map(|(last, shard)| last[usize::from(shard.0)]);
+        last.is_some_and(|last| inode.number() <= last)
+    }
+
+    /// Whether a file is open, or has to be taken for open.
+    fn may_be_open(&self, inode: Inode) -> bool {
+        self.counts.contains_key(&inode) || self.is_reclaimable(inode)
     }
 
     /// The last name of an inode goes. `true`: it stays as an orphan.
@@ -81,6 +104,9 @@ impl Opens {
             return false;
         }
         self.orphans.insert(inode);
+        if self.is_reclaimable(inode) {
+            self.awaited.insert(inode);
+        }
         if !replaying {
             self.abandon_if_unused(inode);
         }
@@ -112,6 +138,15 @@ fn rights_of(operation: u16) -> Option<u32> {
         inode_operation::OPEN_READ_WRITE => Some(READ | WRITE),
         _ => None,
     }
+}
+
+/// What a CREATE opens the file for as well, as permission bits; `None` for other requests.
+pub(crate) fn rights_of_create(request: &NameRequest) -> Option<u32> {
+    let flags = request.flags.get();
+    let right = |flag, right| if flags & flag != 0 { right } else { 0 };
+    let rights = right(name_flags::OPEN_READ, READ) | right(name_flags::OPEN_WRITE, WRITE);
+    let creates = request.operation.get() == name_operation::CREATE;
+    (creates && rights != 0).then_some(rights)
 }
 
 /// Whether the operation opens or closes a file.
@@ -152,7 +187,49 @@ impl Core {
         self.settle(now, sink);
     }
 
-    fn open_file(
+    /// The open that comes with a file which a CREATE is about to make, if it asks for one: whoever makes a
+    /// file has it open for what it wanted, whatever the mode says.
+    ///
+    /// # Errors
+    /// `TOO_MANY_OPEN`, `UNKNOWN_IDENTITY`.
+    pub(crate) fn open_of_create(
+        &self,
+        session: SessionIndex,
+        request: &NameRequest,
+    ) -> Result<Option<Open>, Status> {
+        let Some(rights) = rights_of_create(request) else { return Ok(None) };
+        let known = self.sessions.view(session).ok_or(Status::STALE_HANDLE)?;
+        if known.opens.len() >= OPENS_MAX {
+            return Err(Status::TOO_MANY_OPEN);
+        }
+        let asker = self.asker(session, request.identity.get())?;
+        Ok(Some(Open { uid: asker.map_or(0, |asker| asker.uid), rights }))
+    }
+
+    /// A CREATE that made and opened a file is asked again. Its answer is in the log, and the open may have
+    /// gone with a restart: it is there again when the host has the answer.
+    pub(crate) fn open_made_again(&mut self, session: SessionIndex, request: &NameRequest) {
+        let (header, Some(rights)) = (&request.header, rights_of_create(request)) else { return };
+        let uid = match self.asker(session, request.identity.get()) {
+            Ok(asker) if self.ready => asker.map_or(0, |asker| asker.uid),
+            _ => return,
+        };
+        let slot = self.sessions.find(session).and_then(|session| session.used_slot(header));
+        let made = match slot.map(|(state, _)| &state.slot) {
+            Some(Slot::Answered { sequence, reply: Some(KeptReply::Entry(made)), .. })
+                if *sequence == header.sequence.get() =>
+            {
+                made.handle.inode()
+            }
+            _ => return,
+        };
+        if self.nodes.contains_key(&made) {
+            // Beyond the bound on opens it stays as long as it has a name.
+            let _noted = self.note_open(session, (made, request.open.get()), Open { uid, rights });
+        }
+    }
+
+    pub(crate) fn open_file(
         &mut self,
         session: SessionIndex,
         inode: Inode,
@@ -172,7 +249,7 @@ impl Core {
         self.note_open(session, (inode, number), Open { uid, rights })
     }
 
-    fn note_open(
+    pub(crate) fn note_open(
         &mut self,
         session: SessionIndex,
         key: (Inode, u32),
@@ -195,9 +272,10 @@ impl Core {
         }
     }
 
-    /// A host says that it has a file open, since before the metadata server's start. Where it may
-    /// not open the file now, the file is kept all the same, and the open grants nothing. An open
-    /// that is known stays as it is.
+    /// A host says that it has a file open, since before the metadata server's start. It counts for files
+    /// of the last run until [`Core::end_reclaim`], and for whom the file's mode lets or who owns it: an
+    /// owner may have opened it whatever its mode, and has its way with it all the same. An open that is
+    /// known stays as it is.
     pub fn declare_open(&mut self, session: SessionIndex, request: &DeclareOpen) {
         let (inode, number) = (request.handle.inode(), request.open.get());
         let Some(rights) = rights_of(request.operation.get()) else { return };
@@ -205,13 +283,17 @@ impl Core {
         if known.is_none_or(|opens| opens.contains_key(&(inode, number))) {
             return;
         }
-        let identity = request.identity.get();
-        if self.open_file(session, inode, number, identity, rights) == Err(Status::ACCESS)
-            && let Ok(Some(asker)) = self.asker(session, identity)
-        {
-            let open = Open { uid: asker.uid, rights: 0 };
+        let (Some(node), Ok(asker)) =
+            (self.nodes.get(&inode), self.asker(session, request.identity.get()))
+        else {
+            return;
+        };
+        let may_open = asker.is_none_or(|asker| asker.uid == node.uid || asker.may(node, rights));
+        let fits = node.file().is_some() || rights & WRITE == 0;
+        if self.opens.is_reclaimable(inode) && may_open && fits {
+            let uid = asker.map_or(0, |asker| asker.uid);
             // Beyond the bound the file is kept by whoever else has it open.
-            let _noted = self.note_open(session, (inode, number), open);
+            let _noted = self.note_open(session, (inode, number), Open { uid, rights });
         }
     }
 
@@ -236,9 +318,15 @@ impl Core {
         }
     }
 
+    /// The log is read: from now on hosts of the last run may declare what they have open.
+    pub(crate) fn begin_reclaim(&mut self) {
+        self.opens.replayed(std::array::from_fn(|shard| self.shards[shard].last_number));
+    }
+
     /// The hosts of the last run have come back by now, or do not: what none of them has declared
     /// open is dropped.
     pub fn end_reclaim(&mut self, now: Now, sink: &mut impl Sink) {
+        self.opens.reclaimable = None;
         let mut awaited: Vec<Inode> = std::mem::take(&mut self.opens.awaited).into_iter().collect();
         awaited.sort_unstable();
         awaited.into_iter().for_each(|inode| self.opens.abandon_if_unused(inode));
@@ -261,7 +349,7 @@ impl Core {
         change: &Change<'_>,
         sink: &mut impl Sink,
     ) {
-        if self.opens.counts.is_empty() {
+        if self.opens.counts.is_empty() && self.opens.reclaimable.is_none() {
             return;
         }
         let inode = match *change {
@@ -284,8 +372,7 @@ impl Core {
     fn keep_if_open(&mut self, origin: &Origin, inode: Inode, sink: &mut impl Sink) {
         let node = self.nodes.get(&inode);
         let is_last = node.is_some_and(|node| node.file().is_some() && node.links == 1);
-        let opens = &self.opens;
-        if is_last && opens.counts.contains_key(&inode) && !opens.kept.contains(&inode) {
+        if is_last && self.opens.may_be_open(inode) && !self.opens.kept.contains(&inode) {
             let origin = Origin {
                 shard: inode.shard(),
                 session: 0,

@@ -166,10 +166,8 @@ pub(crate) struct Operation {
     pub refused: u16,
     /// Age of the operation: older ones wait for younger ones, never the other way round.
     pub order: u64,
-    /// Name: the check at another shard that is under way.
-    pub asked: u8,
-    /// Name: the checks at other shards that it has passed.
-    pub passed: u8,
+    /// Name: the inode of another shard whose owner lets it go.
+    pub passed: Option<Inode>,
 }
 const _: () = assert!(std::mem::offset_of!(Operation, request) <= 128);
 
@@ -206,8 +204,7 @@ impl Operation {
             holding: NONE,
             refused: 0,
             order: 0,
-            asked: 0,
-            passed: 0,
+            passed: None,
         }
     }
 
@@ -270,7 +267,7 @@ impl Operations {
         operation.direct = false;
         operation.refused = 0;
         operation.order = 0;
-        (operation.asked, operation.passed) = (0, 0);
+        operation.passed = None;
         operation.needed = 0;
         Some(OperationId { index, generation: operation.generation })
     }

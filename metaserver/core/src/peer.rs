@@ -11,6 +11,7 @@ use gannet_proto::{Inode, ShardId, Status, StoreId, TargetId};
 
 use crate::directory::Entry;
 use crate::identities::Identity;
+use crate::rename_checks::{Rights, Standing};
 use crate::transactions::{Part, TransactionId};
 use crate::{Core, Now, Sink};
 
@@ -80,27 +81,33 @@ pub(crate) struct StepRequest {
 pub(crate) enum Step {
     /// Prepare: make a directory that has no entry yet.
     MakeDirectory { shard: ShardId, parent: Inode, mode: u32, uid: u32, gid: u32 },
-    /// Prepare: remove a directory, which is empty.
-    RemoveDirectory { inode: Inode },
+    /// Prepare: remove a directory, which is empty, and belongs to `owner` if there is one.
+    RemoveDirectory { inode: Inode, owner: Option<u32> },
     /// Prepare: a file has one more name.
     Link { inode: Inode },
-    /// Prepare: a file has one name less.
-    Unlink { inode: Inode },
-    /// Prepare: enter an inode into a directory, over what is there.
-    Enter { directory: Inode, name: Box<[u8]>, entry: Entry, mode: EnterMode },
-    /// Prepare: a directory has another parent, if who asks may write to it.
-    SetParent { inode: Inode, parent: Inode, asker: Option<Identity> },
-    /// Prepare: the name of an inode has changed.
-    Touch { inode: Inode },
+    /// Prepare: a file, which belongs to `owner` if there is one, has one name less.
+    Unlink { inode: Inode, owner: Option<u32> },
+    /// Prepare: enter an inode into a directory, over what is there, if who asks may change it.
+    Enter {
+        directory: Inode,
+        name: Box<[u8]>,
+        entry: Entry,
+        mode: EnterMode,
+        asker: Option<Identity>,
+    },
+    /// Prepare: a directory has another parent, if who asks may write to it, and if it belongs to
+    /// `owner` where there is one.
+    SetParent { inode: Inode, parent: Inode, asker: Option<Identity>, owner: Option<u32> },
+    /// Prepare: the name of an inode has changed, which belongs to `owner` if there is one.
+    Touch { inode: Inode, owner: Option<u32> },
     /// Answer when a name is not held.
     AwaitName { directory: Inode, name: Box<[u8]> },
     /// Is `sought` the directory `from` or above it?
     Ancestry { from: Inode, sought: Inode },
-    /// May this identity enter something here, over what is there? `Continue`: ask the owner of
-    /// that inode.
-    CheckEntering { directory: Inode, name: Box<[u8]>, replaces: bool, identity: Identity },
-    /// Does the inode belong to this user?
-    CheckOwner { inode: Inode, uid: u32 },
+    /// What stands under a name, and may who asks change that?
+    Look { directory: Inode, name: Box<[u8]>, asker: Option<Identity> },
+    /// What may somebody do with an inode?
+    Rights { inode: Inode, asker: Identity },
     /// Take the lock that serialises moves of directories.
     LockRenames,
     /// Let go of it.
@@ -124,10 +131,15 @@ pub(crate) enum Outcome {
     Failed(Status),
     /// `MakeDirectory`, `Link`: how the inode will be.
     Attributes(Attributes),
-    /// `Enter`: what was there.
+    /// `Enter`: what was there, and whether it has to belong to who asks.
     Entered {
         replaced: Option<Entry>,
+        guarded: bool,
     },
+    /// `Look`.
+    Standing(Standing),
+    /// `Rights`: of this inode.
+    Rights(Inode, Rights),
     /// `Enter`: the name leads to the inode already.
     Same,
     /// Another operation holds this name, and waits for nobody younger.

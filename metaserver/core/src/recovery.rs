@@ -6,7 +6,8 @@
 //! records; when those are durable it tells all others. A core serves, and forgets its decisions, when
 //! all have told it so: no operation begins anywhere before every old one has ended everywhere. That
 //! keeps moves of directories in order too, and numbers of operations: who is asked about one never
-//! uses it again.
+//! uses it again. A core whose files map blocks that are not theirs ([`crate::conflict`]) goes no further
+//! than its questions, and so no core of its server comes to serve.
 
 use std::collections::BTreeSet;
 
@@ -29,6 +30,8 @@ pub(crate) struct Recovery {
     resolved: bool,
     /// Other reactors where it has.
     others_resolved: u16,
+    /// It goes on beside a conflict over blocks: what it records is looked at, and forgotten.
+    pub is_trial: bool,
 }
 
 impl Core {
@@ -76,7 +79,11 @@ impl Core {
 
     /// Ends what is prepared, once all decisions are known.
     pub(crate) fn resolve_transactions(&mut self, now: Now, sink: &mut impl Sink) {
-        let Recovery { placed, answers, resolved, .. } = self.recovery;
+        let Recovery { placed, answers, resolved, is_trial, .. } = self.recovery;
+        if self.block_conflict.is_some() && !is_trial {
+            // Nothing is recorded in such a log, and no blocks become free: it is to be looked at.
+            return;
+        }
         if resolved || self.replaying || !placed || answers + 1 < self.config.reactors {
             return;
         }

@@ -2,7 +2,8 @@
 //!
 //! Inside a shard a rename is one record, unless a directory gets another parent. All others, and
 //! every exchange, are operations that the source's shard coordinates (see [`crate::coordinator`]):
-//! it holds the source name, the destination's shard prepares the new entry, then the shards of the
+//! it asks for what its checks need ([`crate::rename_checks`]), holding nothing, then it holds the source
+//! name, the destination's shard prepares the new entry, then the shards of the
 //! inodes prepare what changes there, and one decision lets all of it take effect. If everything lies
 //! on one shard, that is one record too.
 //!
@@ -15,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use gannet_proto::operations::{Attributes, NameRequest, Names, check_name, name_flags};
+use gannet_proto::operations::{Attributes, NameRequest, Names, name_flags};
 use gannet_proto::{Inode, ShardId, Status};
 
 use crate::coordinator::removal;
@@ -23,10 +24,11 @@ use crate::crossshard::is_directory;
 use crate::directory::Entry;
 use crate::identities::Identity;
 use crate::name_operations::{NameOperation, Stage, name_operation_of};
-use crate::names::{Stop, directory_of};
+use crate::names::Stop;
 use crate::operations::Request;
-use crate::peer::{EnterMode, Message, Outcome, PeerMessage, Step, StepRequest};
+use crate::peer::{Message, Outcome, PeerMessage, Step, StepRequest};
 use crate::record::{Action, Change, Effect, Reply};
+use crate::rename_checks::{Facts, Verdict, mode_of};
 use crate::reply::Context;
 use crate::transactions::TransactionId;
 use crate::{Core, Now, Sink};
@@ -47,12 +49,12 @@ pub(crate) struct RenameLock {
 pub(crate) enum RenameStage {
     /// It waits for the lock, and holds nothing.
     Locking,
-    /// It holds the source name and asks upwards from the destination.
-    Ancestry(Entry),
-    /// The destination's shard prepares the new entry.
-    Entering(Entry),
-    /// Exchange: it asks upwards from the source, for the second entry.
-    SecondAncestry(Entry, Entry),
+    /// Another shard is asked for what the checks lack; it holds nothing.
+    Checking,
+    /// It asks upwards whether this directory is above the place that it moves to; it holds nothing.
+    Ancestry(Inode),
+    /// The destination's shard prepares the new entry, over what stood there when it was asked.
+    Entering(Entry, Option<Entry>),
     /// The shards of the inodes prepare what changes there.
     Preparing,
 }
@@ -67,23 +69,8 @@ pub(crate) enum Obstacle {
     Directory(Entry),
 }
 
-/// What a rename may do to what it meets.
-fn mode_of(request: &NameRequest) -> Result<EnterMode, Status> {
-    let flags = request.flags.get();
-    match (flags & name_flags::NO_REPLACE != 0, flags & name_flags::EXCHANGE != 0) {
-        (false, false) => Ok(EnterMode::Replace),
-        (true, false) => Ok(EnterMode::NoReplace),
-        (false, true) => Ok(EnterMode::Exchange),
-        (true, true) => Err(Status::INVALID),
-    }
-}
-
 fn exchanges(request: &NameRequest) -> bool {
     request.flags.get() & name_flags::EXCHANGE != 0
-}
-
-fn shard_of(inode: Inode) -> ShardId {
-    inode.shard().unwrap_or(ShardId(0))
 }
 
 impl Core {
@@ -97,29 +84,17 @@ impl Core {
         names: Names<'_>,
         sink: &mut impl Sink,
     ) -> Result<(), Stop> {
-        check_name(names.name)?;
-        check_name(names.to_name)?;
-        self.check_parent(parent)?;
-        let (to_parent, to_shard) = directory_of(&request.to_parent)?;
-        let mode = mode_of(request)?;
-        self.check_free(parent, names.name, None)?;
-        let entry = self.entry(parent, names.name).ok_or(Status::NOT_FOUND)?;
-        let moves_directory = is_directory(entry) && parent != to_parent;
-        let is_here = to_shard == context.shard() && shard_of(entry.inode) == to_shard;
-        if is_here && !moves_directory && mode != EnterMode::Exchange {
-            self.check_place(to_parent, names.to_name)?;
-            let no_replace = mode == EnterMode::NoReplace;
-            let replaced = match self.obstacle((to_parent, names.to_name), entry, no_replace)? {
-                Obstacle::Same => {
-                    let after = self.last_lsn;
-                    self.answer_entry(context, after, (Attributes::default(), 0), None, sink);
-                    return Ok(());
-                }
-                Obstacle::Free { replaced } => replaced,
-                Obstacle::Directory(old) => Some(old),
-            };
-            if replaced.is_none_or(|old| shard_of(old.inode) == to_shard) {
-                let drop_inode = match replaced {
+        let asker = self.asker(context.session, request.identity.get())?;
+        let known = Facts::default();
+        let to_parent = request.to_parent.inode();
+        match self.judge_rename(request, names, asker, (&known, false))? {
+            Verdict::Same => {
+                let after = self.last_lsn;
+                self.answer_entry(context, after, (Attributes::default(), 0), None, sink);
+                return Ok(());
+            }
+            Verdict::Go(entry, over) if Core::is_one_record(request, entry, over) => {
+                let drop_inode = match over {
                     Some(old) if is_directory(old) => self.check_removable(old.inode, None)?,
                     Some(old) => {
                         self.check_free(old.inode, b"", None)?;
@@ -130,9 +105,9 @@ impl Core {
                 self.rename_here(now, context, parent, to_parent, names, drop_inode, sink);
                 return Ok(());
             }
+            Verdict::Go(..) | Verdict::Ask(_) => {}
         }
-        let stage = Stage::Start;
-        let operation = Box::new(name_operation_of(request, names, stage));
+        let operation = Box::new(name_operation_of(request, names, Stage::Start));
         let Some(id) = self.keep_name(*context, operation, sink) else { return Ok(()) };
         let context = Context { operation: Some(id), ..*context };
         if let Some(kept) = self.operations.find_mut(id)
@@ -141,6 +116,15 @@ impl Core {
             self.begin_rename(now, context, operation, sink);
         }
         Ok(())
+    }
+
+    /// Whether all that a rename changes lies in the shard of its source, and no directory moves.
+    fn is_one_record(request: &NameRequest, entry: Entry, over: Option<Entry>) -> bool {
+        let (parent, to_parent) = (request.parent.inode(), request.to_parent.inode());
+        let moves_directory = parent != to_parent && is_directory(entry);
+        let inodes = [Some(to_parent), Some(entry.inode), over.map(|old| old.inode)];
+        let is_here = inodes.into_iter().flatten().all(|inode| inode.shard() == parent.shard());
+        is_here && !moves_directory && !exchanges(request)
     }
 
     /// Renames inside a shard, by one record.
@@ -196,59 +180,80 @@ impl Core {
         mut operation: Box<NameOperation>,
         sink: &mut impl Sink,
     ) {
-        let Some(id) = context.operation else { return };
-        let parent = operation.request.parent.inode();
         self.start_plan(&mut operation);
-        if let Err(status) = self.check_parent(parent) {
-            return self.end_plan(context, operation, Err(status), sink);
+        operation.facts = Facts::default();
+        self.check_rename(now, context, operation, sink);
+    }
+
+    /// Goes through the checks, as far as what they need is known, and on from there.
+    fn check_rename(
+        &mut self,
+        now: Now,
+        context: Context,
+        mut operation: Box<NameOperation>,
+        sink: &mut impl Sink,
+    ) {
+        let Some(id) = context.operation else { return };
+        let NameOperation { request, name, to_name, facts, locked, .. } = &*operation;
+        let names = Names { name, to_name };
+        let asker = self.asker(context.session, request.identity.get()).map_err(Stop::Status);
+        let verdict =
+            asker.and_then(|asker| self.judge_rename(request, names, asker, (facts, *locked)));
+        match verdict {
+            Ok(Verdict::Go(entry, over)) => {
+                self.enter(now, context, operation, (entry, over), sink);
+            }
+            Ok(Verdict::Same) => self.end_unchanged(context, operation, sink),
+            Ok(Verdict::Ask(step)) => {
+                operation.stage = Stage::Rename(match &step {
+                    Step::LockRenames => RenameStage::Locking,
+                    Step::Ancestry { sought, .. } => RenameStage::Ancestry(*sought),
+                    _ => RenameStage::Checking,
+                });
+                self.go_on(id, operation, step, sink);
+            }
+            Err(Stop::Status(status)) => self.end_plan(context, operation, Err(status), sink),
+            Err(Stop::Held(directory, name)) => {
+                self.wait_for_name(context, operation, (directory, &name), sink);
+            }
         }
-        if self.held.holder(parent, &operation.name).is_some() {
-            let name = operation.name.clone();
-            return self.wait_for_name(context, operation, (parent, &name), sink);
-        }
-        let Some(entry) = self.entry(parent, &operation.name) else {
-            return self.end_plan(context, operation, Err(Status::NOT_FOUND), sink);
-        };
-        let to_parent = operation.request.to_parent.inode();
-        let exchanges = exchanges(&operation.request);
-        // What an exchange finds at the destination may be a directory.
-        if parent != to_parent && (is_directory(entry) || exchanges) && !operation.locked {
-            operation.stage = Stage::Rename(RenameStage::Locking);
-            return self.go_on(id, operation, Step::LockRenames, sink);
-        }
-        let name = operation.name.clone();
-        if exchanges {
+    }
+
+    /// Holds the source name, and asks the destination's shard for the new entry.
+    fn enter(
+        &mut self,
+        now: Now,
+        context: Context,
+        mut operation: Box<NameOperation>,
+        (entry, over): (Entry, Option<Entry>),
+        sink: &mut impl Sink,
+    ) {
+        let Some(id) = context.operation else { return };
+        let (parent, name) = (operation.request.parent.inode(), operation.name.clone());
+        if exchanges(&operation.request) {
             self.hold_own(id, &mut operation, (parent, &name));
         } else {
             let holder = self.holder(id);
             self.held.hold(parent, &name, holder);
             operation.plan.take_on(&removal(now, parent, &name));
         }
-        if parent != to_parent && is_directory(entry) {
-            operation.stage = Stage::Rename(RenameStage::Ancestry(entry));
-            let step = Step::Ancestry { from: to_parent, sought: entry.inode };
-            return self.go_on(id, operation, step, sink);
-        }
-        self.enter(context, operation, entry, sink);
-    }
-
-    /// Asks the destination's shard for the new entry.
-    fn enter(
-        &mut self,
-        context: Context,
-        mut operation: Box<NameOperation>,
-        entry: Entry,
-        sink: &mut impl Sink,
-    ) {
-        let Some(id) = context.operation else { return };
         let mode = match mode_of(&operation.request) {
             Ok(mode) => mode,
             Err(status) => return self.end_plan(context, operation, Err(status), sink),
         };
-        operation.stage = Stage::Rename(RenameStage::Entering(entry));
-        let directory = operation.request.to_parent.inode();
-        let step = Step::Enter { directory, name: operation.to_name.clone(), entry, mode };
+        operation.stage = Stage::Rename(RenameStage::Entering(entry, over));
+        let (directory, name) = (operation.request.to_parent.inode(), operation.to_name.clone());
+        let asker = self.asker_of(&context, &operation);
+        let step = Step::Enter { directory, name, entry, mode, asker };
         self.go_on(id, operation, step, sink);
+    }
+
+    /// On whose behalf an operation goes on: somebody without rights if the host took it back.
+    fn asker_of(&self, context: &Context, operation: &NameOperation) -> Option<Identity> {
+        match self.asker(context.session, operation.request.identity.get()) {
+            Ok(asker) => asker.copied(),
+            Err(_) => Some(Identity::nobody()),
+        }
     }
 
     /// A step of a rename is done, or not.
@@ -265,28 +270,37 @@ impl Core {
         match (stage, outcome) {
             (RenameStage::Locking, Outcome::Done) => {
                 operation.locked = true;
+                self.check_rename(now, context, operation, sink);
+            }
+            (RenameStage::Checking, Outcome::Standing(standing)) => {
+                operation.facts.standing = Some(standing);
+                self.check_rename(now, context, operation, sink);
+            }
+            (RenameStage::Checking, Outcome::Rights(inode, rights)) => {
+                operation.facts.rights.push((inode, rights));
+                self.check_rename(now, context, operation, sink);
+            }
+            (RenameStage::Ancestry(_), Outcome::Ancestor(true)) => {
+                self.end_plan(context, operation, Err(Status::INVALID), sink);
+            }
+            (RenameStage::Ancestry(sought), Outcome::Ancestor(false)) => {
+                operation.facts.not_above.push(sought);
+                self.check_rename(now, context, operation, sink);
+            }
+            (RenameStage::Ancestry(sought), Outcome::Continue(from)) => {
+                self.go_on(id, operation, Step::Ancestry { from, sought }, sink);
+            }
+            (RenameStage::Entering(entry, over), Outcome::Entered { replaced, guarded }) => {
+                if replaced == over {
+                    let parts = (entry, replaced, guarded);
+                    return self.entered(now, context, operation, parts, sink);
+                }
+                // It is not what the checks were about any more.
+                self.abort_plan(context, &mut operation, sink);
                 self.begin_rename(now, context, operation, sink);
             }
-            (
-                RenameStage::Ancestry(_) | RenameStage::SecondAncestry(..),
-                Outcome::Ancestor(true),
-            ) => self.end_plan(context, operation, Err(Status::INVALID), sink),
-            (RenameStage::Ancestry(entry), Outcome::Ancestor(false)) => {
-                self.enter(context, operation, entry, sink);
-            }
-            (
-                RenameStage::Ancestry(Entry { inode: sought, .. })
-                | RenameStage::SecondAncestry(_, Entry { inode: sought, .. }),
-                Outcome::Continue(from),
-            ) => self.go_on(id, operation, Step::Ancestry { from, sought }, sink),
-            (RenameStage::Entering(_), Outcome::Same) => {
+            (RenameStage::Entering(..), Outcome::Same) => {
                 self.end_unchanged(context, operation, sink);
-            }
-            (RenameStage::Entering(entry), Outcome::Entered { replaced }) => {
-                self.entered(now, context, operation, (entry, replaced), sink);
-            }
-            (RenameStage::SecondAncestry(entry, other), Outcome::Ancestor(false)) => {
-                self.prepare_both(now, context, operation, (entry, other), sink);
             }
             (RenameStage::Preparing, Outcome::Done) => {
                 self.prepare_next(now, context, operation, sink);
@@ -304,71 +318,38 @@ impl Core {
         now: Now,
         context: Context,
         mut operation: Box<NameOperation>,
-        (entry, replaced): (Entry, Option<Entry>),
+        (entry, replaced, guarded): (Entry, Option<Entry>, bool),
         sink: &mut impl Sink,
     ) {
-        let Some(id) = context.operation else { return };
-        let parent = operation.request.parent.inode();
-        let to_parent = operation.request.to_parent.inode();
-        match replaced {
-            Some(other) if exchanges(&operation.request) => {
-                if parent != to_parent && is_directory(other) {
-                    operation.stage = Stage::Rename(RenameStage::SecondAncestry(entry, other));
-                    let step = Step::Ancestry { from: parent, sought: other.inode };
-                    return self.go_on(id, operation, step, sink);
-                }
-                return self.prepare_both(now, context, operation, (entry, other), sink);
-            }
-            Some(Entry { inode, .. }) if replaced.is_some_and(is_directory) => {
-                operation.plan.remaining.push(Step::RemoveDirectory { inode });
-            }
-            Some(Entry { inode, .. }) => operation.plan.remaining.push(Step::Unlink { inode }),
-            None => {}
-        }
-        let moved = self.moved(&context, &operation, entry, (parent, to_parent));
-        operation.plan.remaining.push(moved);
-        self.prepare_next(now, context, operation, sink);
-    }
-
-    /// What changes at an inode whose entry moves between directories. A directory gets another
-    /// parent, and so whoever asks has to have the right to write to it.
-    fn moved(
-        &self,
-        context: &Context,
-        operation: &NameOperation,
-        entry: Entry,
-        (from, to): (Inode, Inode),
-    ) -> Step {
-        if !is_directory(entry) || from == to {
-            return Step::Touch { inode: entry.inode };
-        }
-        let asker = match self.asker(context.session, operation.request.identity.get()) {
-            Ok(asker) => asker.copied(),
-            // It was taken back meanwhile.
-            Err(_) => Some(Identity::nobody()),
+        let (parent, to_parent) =
+            (operation.request.parent.inode(), operation.request.to_parent.inode());
+        let asker = self.asker_of(&context, &operation);
+        let owner = match self.check_change(parent, asker.as_ref()) {
+            Ok(owner) => owner,
+            Err(status) => return self.end_plan(context, operation, Err(status), sink),
         };
-        Step::SetParent { inode: entry.inode, parent: to, asker }
-    }
-
-    /// Exchange: the second entry comes to the source name, and both inodes follow.
-    fn prepare_both(
-        &mut self,
-        now: Now,
-        context: Context,
-        mut operation: Box<NameOperation>,
-        (entry, other): (Entry, Entry),
-        sink: &mut impl Sink,
-    ) {
-        let parent = operation.request.parent.inode();
-        let to_parent = operation.request.to_parent.inode();
-        let name = operation.name.clone();
-        let Entry { inode, file_type } = other;
-        let action = Action::Enter { entry: inode, file_type, name: &name };
-        let time_ns = now.wall_ns as i64;
-        operation.plan.take_on(&Effect { inode: parent, time_ns, action });
-        for (entry, way) in [(entry, (parent, to_parent)), (other, (to_parent, parent))] {
-            let moved = self.moved(&context, &operation, entry, way);
-            operation.plan.remaining.push(moved);
+        let old_owner = asker.filter(|_| guarded).map(|asker| asker.uid);
+        let moved = moved(entry, (parent, to_parent), asker, owner);
+        match replaced {
+            Some(old) if exchanges(&operation.request) => {
+                let name = operation.name.clone();
+                let Entry { inode, file_type } = old;
+                let action = Action::Enter { entry: inode, file_type, name: &name };
+                let time_ns = now.wall_ns as i64;
+                operation.plan.take_on(&Effect { inode: parent, time_ns, action });
+                operation.plan.remaining.push(moved);
+                let back = self::moved(old, (to_parent, parent), asker, old_owner);
+                operation.plan.remaining.push(back);
+            }
+            Some(old) => {
+                let (inode, owner) = (old.inode, old_owner);
+                operation.plan.remaining.push(match is_directory(old) {
+                    true => Step::RemoveDirectory { inode, owner },
+                    false => Step::Unlink { inode, owner },
+                });
+                operation.plan.remaining.push(moved);
+            }
+            None => operation.plan.remaining.push(moved),
         }
         self.prepare_next(now, context, operation, sink);
     }
@@ -430,5 +411,20 @@ impl Core {
         sink: &mut impl Sink,
     ) {
         self.send(reactor, PeerMessage(Message::Outcome { token, outcome }), sink);
+    }
+}
+
+/// What changes at an inode whose entry moves between directories. A directory gets another parent, and
+/// so whoever asks has to have the right to write to it.
+fn moved(
+    entry: Entry,
+    (from, to): (Inode, Inode),
+    asker: Option<Identity>,
+    owner: Option<u32>,
+) -> Step {
+    let inode = entry.inode;
+    match is_directory(entry) && from != to {
+        true => Step::SetParent { inode, parent: to, asker, owner },
+        false => Step::Touch { inode, owner },
     }
 }

@@ -35,7 +35,7 @@ impl Core {
     /// is told by [`Core::block_conflict`].
     pub fn finish_replay(&mut self, now: Now, sink: &mut impl Sink) {
         self.replaying = false;
-        self.opens.replayed();
+        self.begin_reclaim();
         let root = Inode::ROOT;
         if self.is_local(root) && !self.nodes.contains_key(&root) {
             let origin = self.origin_of_core(now, Some(ShardId(0)));

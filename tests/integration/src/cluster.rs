@@ -487,6 +487,18 @@ impl Cluster {
         run(self.command(arguments))
     }
 
+    /// What `gannet fsck` says of the metadata server's logs. The server must not run.
+    ///
+    /// # Panics
+    /// If it finds errors, or cannot check.
+    #[must_use]
+    pub fn fsck(&self) -> Value {
+        let config = self.config("metaserver");
+        let mut command = Command::new(gannet());
+        command.args(["fsck", "--json", "--config"]).arg(config);
+        run(self.network.at_server(None, command)).json()
+    }
+
     /// What `gannet stats` counts.
     ///
     /// # Panics

@@ -140,6 +140,17 @@ impl Server {
         self.drain();
     }
 
+    /// Waits until the process ends by itself, in order.
+    ///
+    /// # Panics
+    /// If it takes longer than [`STOP_MAX`], or does not exit with 0.
+    pub fn wait_end(mut self) {
+        let status = wait_exit(&mut self.child, STOP_MAX)
+            .unwrap_or_else(|| panic!("{} does not end", self.name));
+        assert!(status.success(), "{} ended with {status}", self.name);
+        self.drain();
+    }
+
     /// Kills the server (SIGKILL) and waits until it is gone.
     ///
     /// # Panics

@@ -14,6 +14,7 @@
 //! - [`cluster::Cluster`] is the real roles on all this; they start, die and start again.
 //! - [`workload`] is what hosts do to it, and the judgement of what they got.
 //! - [`run::run`] is a whole run from a seed.
+//! - [`crash`] tries a crash at every moment at which a disk does something.
 //!
 //! Nothing here may depend on an address of memory, on a hash map's order or on the real clock.
 
@@ -21,6 +22,7 @@
 
 pub mod agenda;
 pub mod cluster;
+pub mod crash;
 pub mod disk;
 pub mod network;
 pub mod random;

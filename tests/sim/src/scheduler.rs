@@ -6,7 +6,7 @@
 //! role's deadline has in store. Devices are moved before each round, so that roles never see an
 //! effect from their future.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub enum Stuck {
     TimeLimit,
     /// The rounds given are over.
     RoundLimit,
+    /// Something asked for everything to stand still, see [`Scheduler::stand_still_on`].
+    StandsStill,
     /// A role asks to be polled at once for ever, and has nothing to do then.
     Spins {
         /// Its name.
@@ -75,6 +77,7 @@ impl std::fmt::Display for Stuck {
                 write!(f, "nothing is left to happen after {} ns", at.0)
             }
             Stuck::TimeLimit => f.write_str("the virtual time given is over"),
+            Stuck::StandsStill => f.write_str("everything was made to stand still"),
             Stuck::RoundLimit => f.write_str("the rounds given are over"),
             Stuck::Spins { role } => {
                 write!(f, "{role} has a deadline in the past and does nothing when polled")
@@ -112,6 +115,7 @@ pub struct Scheduler {
     devices: Vec<Rc<dyn Device>>,
     roles: Vec<Option<Role>>,
     rounds: u64,
+    stands_still: Rc<Cell<bool>>,
 }
 
 impl Scheduler {
@@ -126,7 +130,14 @@ impl Scheduler {
             devices: Vec::new(),
             roles: Vec::new(),
             rounds: 0,
+            stands_still: Rc::default(),
         }
+    }
+
+    /// Ends a run with [`Stuck::StandsStill`] as soon as `flag` is set: no role gets its turn after
+    /// the one, or the device, that sets it.
+    pub fn stand_still_on(&mut self, flag: Rc<Cell<bool>>) {
+        self.stands_still = flag;
     }
 
     /// Adds a device. Devices are moved in the order in which they were added.
@@ -262,7 +273,13 @@ impl Scheduler {
         self.random.shuffle(&mut order);
         let mut is_busy = false;
         for index in order {
+            if self.stands_still.get() {
+                return Err(Stuck::StandsStill);
+            }
             is_busy |= self.run_role(index)?;
+        }
+        if self.stands_still.get() {
+            return Err(Stuck::StandsStill);
         }
         if is_busy {
             self.now = self.now + self.random.delay(self.options.round);

@@ -180,9 +180,11 @@ impl<F: Fabric> Client<F> {
                 entry.ask = self.channels[0].outbox.push_control(&message, &[]).is_err();
             }
         }
-        while let Some((reactor, message, identity)) = self.opens.untold() {
+        while let Some((reactor, message, opener)) = self.opens.untold() {
             let outbox = &mut self.channels[reactor].outbox;
-            let told = self.identities.tell(identity, reactor, outbox);
+            let told = opener
+                .as_ref()
+                .map_or(Ok(()), |opener| self.identities.tell_former(opener, reactor, outbox));
             if told.and_then(|()| outbox.push(&message, &[])).is_err() {
                 break;
             }

@@ -165,8 +165,14 @@ impl<F: Fabric> Client<F> {
         };
         let outbox = &mut self.channels[reactor].outbox;
         let told = self.identities.tell(identity, reactor, outbox);
+        let opens = operation.opens().is_some();
         match told.and_then(|()| encode(operation, context, outbox)) {
-            Ok(()) => Ready::Yes,
+            Ok(()) => {
+                if opens {
+                    self.requests[index].opener = self.identities.definition(identity);
+                }
+                Ready::Yes
+            }
             Err(_full) => Ready::Wait(Queue::Room(reactor)),
         }
     }

@@ -176,6 +176,12 @@ fn encode_names(
             let flags = if *exclusive { name_flags::EXCLUSIVE } else { 0 };
             send(request(name_operation::CREATE, parent, flags, ownership), name, &[])
         }
+        Operation::CreateOpen { parent, name, ownership, exclusive, access, open } => {
+            let flags = if *exclusive { name_flags::EXCLUSIVE } else { 0 } | access.flags();
+            let mut message = request(name_operation::CREATE, parent, flags, ownership);
+            message.open = U32::new(open.0);
+            send(message, name, &[])
+        }
         Operation::Mkdir { parent, name, ownership } => {
             send(request(name_operation::MKDIR, parent, 0, ownership), name, &[])
         }

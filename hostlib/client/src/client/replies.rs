@@ -347,16 +347,28 @@ impl<F: Fabric> Client<F> {
         {
             self.sets.insert(attributes.handle.inode(), mask);
             let operation = &self.requests[index].operation;
-            if matches!(operation, Some(Operation::Open { .. } | Operation::OpenFile { .. })) {
+            let opens = operation.as_ref().is_some_and(|operation| operation.opens().is_some());
+            if opens || matches!(operation, Some(Operation::Open { .. })) {
                 for target in crate::targets::members(mask) {
                     self.wake_target(target);
                 }
             }
         }
         let request = &self.requests[index];
-        if let Some(Operation::OpenFile { file, access, open }) = &request.operation {
-            let (file, access, identity) = (*file, *access, request.identity);
-            self.opens.insert(*open, Known { file, access, identity });
+        if let Some((access, open)) = request.operation.as_ref().and_then(Operation::opens) {
+            let file = match &request.operation {
+                Some(Operation::OpenFile { file, .. }) => *file,
+                _ => attributes.handle,
+            };
+            let creates = matches!(request.operation, Some(Operation::CreateOpen { .. }));
+            if creates && attributes.mode.get() == 0 {
+                // It was there, and lies on another shard, which opens it.
+                let request = &mut self.requests[index];
+                request.operation = Some(Operation::OpenFile { file, access, open });
+                return self.send_anew(index);
+            }
+            let (identity, opener) = (request.identity, request.opener);
+            self.opens.insert(open, Known { file, access, identity, opener });
         }
         let result = match &self.requests[index].operation {
             Some(Operation::Lookup { path, .. }) => {

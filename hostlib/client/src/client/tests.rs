@@ -4,6 +4,7 @@ mod basic;
 mod chaos;
 mod fake;
 mod hostile;
+mod opens;
 mod peer;
 mod recovery;
 mod routes;

@@ -1,11 +1,14 @@
 //! Who may do what: mode bits, owners, groups, sticky and set-id bits, each with its error.
 
 use gannet_proto::identity::SetIdentity;
-use gannet_proto::operations::{Attributes, SetAttributes, attribute_mask as mask, name_operation};
-use gannet_proto::{Inode, Status};
+use gannet_proto::operations::{
+    Attributes, NameRequest, SetAttributes, attribute_mask as mask, name_flags, name_operation,
+};
+use gannet_proto::{Inode, ShardId, Status};
 use zerocopy::little_endian::{I64, U16, U32};
 
 use super::world::World;
+use crate::names::shard_of_name;
 
 const ROOT: Inode = Inode::ROOT;
 const OK: Result<(), Status> = Ok(());
@@ -137,8 +140,6 @@ fn mode_bits_grant_to_the_class_that_somebody_belongs_to() {
 
 #[test]
 fn a_sticky_directory_guards_its_entries() {
-    const ALICE: User = (30, 30, &[]);
-    const BOB: User = (31, 31, &[]);
     // Directory's owner, entry's owner, who removes it, and how that ends.
     let table = [
         (SUPERUSER, ALICE, ALICE, OK),
@@ -190,6 +191,99 @@ fn a_sticky_directory_guards_its_entries() {
         world.check();
         assert!(world.cores.iter().all(crate::Core::is_quiet));
     }
+}
+
+const ALICE: User = (30, 30, &[]);
+const BOB: User = (31, 31, &[]);
+
+/// A sticky directory on one reactor, an open one on another, and in both, under names of their own, inodes
+/// of Alice and of Bob that lie on a third. What takes a name while another reactor is asked about the
+/// one before it is guarded all the same.
+#[test]
+fn a_sticky_directory_guards_what_takes_a_name_meanwhile() {
+    type Ask = fn(&mut World, Inode, Inode) -> NameRequest;
+    // What Bob asks for, with its names, and who of the two comes to own the names after it.
+    let cases: [(&str, Ask, &[u8], &[u8]); 6] = [
+        ("unlink", |w, guard, _| w.name_message(name_operation::UNLINK, guard, ROOT, 5), b"f", b""),
+        ("rmdir", |w, guard, _| w.name_message(name_operation::RMDIR, guard, ROOT, 5), b"d", b""),
+        ("move out", |w, guard, open| rename(w, (guard, open), 0), b"f", b"new"),
+        ("move out a directory", |w, guard, open| rename(w, (guard, open), 0), b"d", b"new"),
+        ("replace", |w, guard, open| rename(w, (open, guard), 0), b"mine", b"f"),
+        (
+            "exchange",
+            |w, guard, open| rename(w, (open, guard), name_flags::EXCHANGE),
+            b"mine",
+            b"f",
+        ),
+    ];
+    let (mut refused, mut done) = (0, 0);
+    for (case, ask, name, to_name) in cases {
+        for delivered in 0..12 {
+            let mut world = World::new(4, 1, 4096);
+            chmod(&mut world, ROOT, 0o777).unwrap();
+            let on = |world: &mut World, shard: u16, mode| {
+                let name = (0..).map(|number| format!("d{shard}.{number}"));
+                let is_there = |name: &String| shard_of_name(name.as_bytes()) == ShardId(shard);
+                let name = name.into_iter().find(is_there).unwrap();
+                directory(world, ROOT, &name, SUPERUSER, mode)
+            };
+            let guard = on(&mut world, 1, 0o1777);
+            let open = on(&mut world, 2, 0o777);
+            let (alices, bobs) = (on(&mut world, 3, 0o777), on(&mut world, 7, 0o777));
+            for (place, owner) in [(alices, ALICE), (bobs, BOB)] {
+                file(&mut world, place, "f", owner, 0o666);
+                directory(&mut world, place, "d", owner, 0o777);
+            }
+            file(&mut world, open, "mine", BOB, 0o666);
+            act_as(&mut world, SUPERUSER);
+            for name in ["f", "d"] {
+                world.rename((bobs, name), (guard, name), 0).unwrap();
+            }
+            act_as(&mut world, BOB);
+            let request = ask(&mut world, guard, open);
+            world.send_name(&request, name, to_name);
+            for _ in 0..delivered {
+                if !world.messages.is_empty() {
+                    world.deliver(0);
+                }
+            }
+            // Alice's take the names of Bob's, wherever Bob's request has come to: its messages are slow.
+            let slow = std::mem::take(&mut world.messages);
+            world.identity = 0;
+            let swaps = [("f", 9), ("d", 10)].map(|(name, slot)| {
+                let mut swap = world.name_message(name_operation::RENAME, alices, guard, slot);
+                swap.flags = U32::new(name_flags::EXCHANGE);
+                world.send_name(&swap, name.as_bytes(), name.as_bytes());
+                world.run();
+                swap.header
+            });
+            world.messages.splice(0..0, slow);
+            world.run();
+            let swaps = swaps.map(|header| world.take(&header).unwrap().status());
+            let status = world.take(&request.header).unwrap().status();
+            // What is Alice's is where she, or the superuser, has put it.
+            for (name, swapped) in ["f", "d"].into_iter().zip(swaps) {
+                let place = if swapped.is_ok() { guard } else { alices };
+                let found = world.lookup(place, name).and_then(|found| world.stat(found));
+                let owner = found.map(|found| found.uid.get());
+                assert_eq!(owner, Ok(ALICE.0), "{case} after {delivered}: {status:?} {name}");
+            }
+            match status {
+                Status::OK => done += 1,
+                Status::NOT_PERMITTED => refused += 1,
+                other => panic!("{case} after {delivered}: {other:?}"),
+            }
+            world.check();
+            assert!(world.cores.iter().all(crate::Core::is_quiet));
+        }
+    }
+    println!("{refused} refused, {done} done");
+    assert!(refused >= 12 && done >= 12, "{refused} refused, {done} done");
+}
+
+fn rename(world: &mut World, (from, to): (Inode, Inode), flags: u32) -> NameRequest {
+    let request = world.name_message(name_operation::RENAME, from, to, 5);
+    NameRequest { flags: U32::new(flags), ..request }
 }
 
 #[test]

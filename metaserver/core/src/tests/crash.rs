@@ -1,9 +1,12 @@
 //! Operations over several shards, and a crash at every point: whatever is left of the logs, the next
-//! start brings each operation to its end, wholly or not at all.
+//! start brings each operation to its end, wholly or not at all. And whatever it does to names, a file that a
+//! host has open is there for it when it comes back.
 
 use std::collections::BTreeMap;
 
-use gannet_proto::operations::{NameRequest, file_type, name_flags, name_operation};
+use gannet_proto::operations::{
+    NameRequest, file_type, inode_operation, name_flags, name_operation,
+};
 use gannet_proto::{Handle, Inode, ShardId, Status};
 
 use super::world::{Output, Random, TestSink, World};
@@ -53,6 +56,8 @@ struct Tree {
     c_name: String,
     /// In `a`.
     file: Inode,
+    /// All files, with their content.
+    files: Vec<(Inode, &'static [u8])>,
 }
 
 /// `a` holds `f` and the directories `sub` (with `inside`) and `empty`; `b` holds `g` of its own
@@ -64,16 +69,58 @@ fn tree(reactors: u16) -> Tree {
     let file = world.create(a, "f").unwrap();
     world.write(file, 0, b"content", 0).unwrap();
     let sub = world.mkdir(a, "sub").unwrap();
-    world.create(sub, "inside").unwrap();
+    let inside = world.create(sub, "inside").unwrap();
     world.mkdir(a, "empty").unwrap();
-    world.create(b, "g").unwrap();
-    world.create(c, "far").unwrap();
+    let g = world.create(b, "g").unwrap();
+    let far = world.create(c, "far").unwrap();
+    world.write(far, 0, b"from afar", 0).unwrap();
     world.rename((c, "far"), (b, "far"), 0).unwrap();
     world.mkdir(c, "hollow").unwrap();
     world.rename((c, "hollow"), (b, "hollow"), 0).unwrap();
     let inner = world.mkdir(b, "full").unwrap();
-    world.create(inner, "within").unwrap();
-    Tree { world, a, b, c, c_name, file }
+    let within = world.create(inner, "within").unwrap();
+    let files =
+        vec![(file, &b"content"[..]), (inside, b""), (g, b""), (far, b"from afar"), (within, b"")];
+    Tree { world, a, b, c, c_name, file, files }
+}
+
+/// The host opens all files of the tree.
+fn open_all(world: &mut World, files: &[(Inode, &[u8])]) {
+    for (number, (file, _)) in (1..).zip(files) {
+        world.open_file(*file, inode_operation::OPEN_READ_WRITE, number).unwrap();
+    }
+}
+
+/// The host of the last run comes back to what a crash has left, and says that it has files open, or the
+/// last run had none. Its files are there, and stay.
+fn come_back(left: &mut World, before: &mut World, files: &[(Inode, &[u8])], what: &str) {
+    left.sequences.clone_from(&before.sequences);
+    left.open();
+    std::mem::swap(&mut left.servers, &mut before.servers);
+    left.up_all();
+    left.register(left.servers[0].id, 2);
+    for (number, (file, _)) in (1..).zip(files) {
+        left.declare(*file, inode_operation::OPEN_READ_WRITE, number);
+    }
+    left.end_reclaim();
+    for (file, content) in files {
+        assert!(left.stat(*file).is_ok(), "{what}: {file:?} is lost");
+        assert_eq!(left.read(*file, 0, 100).0, *content, "{what}: {file:?}");
+    }
+    left.check();
+    left.check_replay();
+    std::mem::swap(&mut left.servers, &mut before.servers);
+}
+
+/// Closes what the host has declared: nothing is left over.
+fn close_all(left: &mut World, files: &[(Inode, &[u8])], what: &str) {
+    for (number, (file, _)) in (1..).zip(files) {
+        left.open_file(*file, inode_operation::CLOSE, number).unwrap();
+    }
+    for core in &left.cores {
+        let nameless = core.nodes.values().filter(|node| node.links == 0).count();
+        assert_eq!(nameless, 0, "{what}: files without a name");
+    }
 }
 
 type Build = fn(&mut Tree) -> (NameRequest, &'static str, &'static str);
@@ -193,12 +240,16 @@ fn recover(config: &CoreConfig, left: &[Vec<Vec<u8>>], what: &str) -> World {
 
 #[test]
 fn an_operation_over_shards_is_whole_or_absent_after_a_crash_at_any_point() {
-    let (mut points, mut whole, mut absent) = (0, 0, 0);
-    for (reactors, seed) in [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)] {
+    let (mut points, mut whole, mut absent, mut orphaned) = (0, 0, 0, 0);
+    let runs = [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)];
+    let runs = runs.into_iter().flat_map(|run| [(run, false), (run, true)]);
+    for ((reactors, seed), opens) in runs {
         for (operation, build) in OPERATIONS {
             let (mut tree, mut random) = (tree(reactors), Random(seed * 0x9e37_79b9));
             let (request, name, to_name) = build(&mut tree);
-            let Tree { mut world, .. } = tree;
+            let Tree { mut world, files, .. } = tree;
+            let files = if opens { &files[..] } else { &[] };
+            open_all(&mut world, files);
             let before = shape(&world);
             let from: Vec<usize> = world.sinks.iter().map(|sink| sink.log.len()).collect();
             let replied = world.history.len();
@@ -209,6 +260,10 @@ fn an_operation_over_shards_is_whole_or_absent_after_a_crash_at_any_point() {
             let (after, _) = world.history[replied];
             let done = shape(&world);
             assert_ne!(before, done, "{operation} does nothing");
+            let lost = |(file, _): &&(Inode, &[u8])| {
+                world.cores.iter().any(|c| c.nodes.get(file).is_some_and(|node| node.links == 0))
+            };
+            orphaned += files.iter().filter(lost).count();
             assert!(world.cores.iter().all(Core::is_quiet), "{operation}");
             let records: usize =
                 world.sinks.iter().zip(&from).map(|(sink, from)| sink.log.len() - from).sum();
@@ -219,6 +274,7 @@ fn an_operation_over_shards_is_whole_or_absent_after_a_crash_at_any_point() {
                 points += 1;
                 let what = format!("{operation}, {reactors} reactors, {from:?} {cut:?}");
                 let mut left = recover(&world.config, &logs(&world, &cut), &what);
+                come_back(&mut left, &mut world, files, &what);
                 let found = shape(&left);
                 assert!(found == before || found == done, "{what}: {found:#?}");
                 (found_before, found_done) =
@@ -227,8 +283,6 @@ fn an_operation_over_shards_is_whole_or_absent_after_a_crash_at_any_point() {
                 assert_eq!(found == done, decided, "{what}: acknowledged, or not decided");
                 *(if decided { &mut whole } else { &mut absent }) += 1;
                 // The host asks again: what was done is answered from memory, the rest is done.
-                left.open();
-                left.register(world.servers[0].id, 2);
                 let again = NameRequest {
                     header: gannet_proto::operations::RequestHeader {
                         attempt: 2.into(),
@@ -246,12 +300,15 @@ fn an_operation_over_shards_is_whole_or_absent_after_a_crash_at_any_point() {
                 if decided {
                     assert_eq!(answered.attributes(), answer.attributes(), "{what}");
                 }
+                close_all(&mut left, files, &what);
             }
             assert!(found_before && found_done, "{operation}: the cuts miss something");
         }
     }
-    println!("{points} points: {whole} whole, {absent} absent");
-    assert!(points > 500);
+    println!(
+        "{points} points: {whole} whole, {absent} absent; {orphaned} open files lost their name"
+    );
+    assert!(points > 1000 && orphaned > 20);
 }
 
 /// Many operations at once, their messages delivered in random order, and a crash that leaves any
@@ -262,7 +319,8 @@ fn concurrent_operations_survive_a_crash_at_any_point() {
     for seed in 1..=12u64 {
         let mut random = Random(seed * 0x9e37_79b9);
         let mut tree = tree(2 + (seed % 2) as u16);
-        let c_name = tree.c_name.clone();
+        let (c_name, files) = (tree.c_name.clone(), std::mem::take(&mut tree.files));
+        open_all(&mut tree.world, &files);
         let parents = [ROOT, tree.a, tree.b, tree.c];
         let names = ["f", "sub", "g", "far", "hollow", &c_name];
         let from: Vec<usize> = tree.world.sinks.iter().map(|sink| sink.log.len()).collect();
@@ -303,7 +361,10 @@ fn concurrent_operations_survive_a_crash_at_any_point() {
             if world.can_remain(&cut) {
                 points += 1;
                 let what = format!("seed {seed}, {from:?} {cut:?}");
-                shape(&recover(&world.config, &logs(world, &cut), &what));
+                let mut left = recover(&world.config, &logs(world, &cut), &what);
+                come_back(&mut left, world, &files, &what);
+                shape(&left);
+                close_all(&mut left, &files, &what);
             }
         }
     }
@@ -365,9 +426,9 @@ fn numbers_of_operations_that_only_a_participant_knows_are_not_used_again() {
     let mut world = tree.world;
     let number = |record: &[u8]| u64::from_le_bytes(record[8..16].try_into().unwrap());
     world.send_name(&rename, b"f", b"g");
-    world.deliver(0);
-    let all: Vec<usize> = world.sinks.iter().map(|sink| sink.log.len()).collect();
     let participant = 1 - world.reactor(&rename.header);
+    world.deliver_until_recorded(participant);
+    let all: Vec<usize> = world.sinks.iter().map(|sink| sink.log.len()).collect();
     let asked = number(world.sinks[participant].log.last().unwrap());
     let mut left = recover(&world.config, &logs(&world, &all), "prepared only");
     left.sequences.clone_from(&world.sequences);

@@ -377,7 +377,7 @@ fn names_that_are_prepared_wait_for_the_decision() {
     let rename = world.name_message(name_operation::RENAME, a, b, 1);
     world.send_name(&rename, b"f", b"g");
     // The destination has prepared the entry; its answer is on its way.
-    world.deliver(0);
+    world.deliver_until_recorded(world.reactor_of(b));
     let source = world.name_message(name_operation::LOOKUP, a, ROOT, 2);
     world.send_name(&source, b"f", b"");
     let destination = world.name_message(name_operation::LOOKUP, b, ROOT, 2);
@@ -401,7 +401,7 @@ fn names_that_are_prepared_wait_for_the_decision() {
     world.create(from, "h").unwrap();
     let rename = world.name_message(name_operation::RENAME, from, victim, 1);
     world.send_name(&rename, b"h", b"h");
-    world.deliver(0);
+    world.deliver_until_recorded(world.reactor_of(victim));
     let rmdir = world.name_message(name_operation::RMDIR, b, ROOT, 2);
     world.send_name(&rmdir, b"victim", b"");
     assert!(world.answers.is_empty());

@@ -12,13 +12,17 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gannet_proto::operations::{
-    Attributes, DirectoryEntry, NameRequest, attribute_mask, io_flags, name_flags, name_operation,
+    Attributes, DirectoryEntry, NameRequest, attribute_mask, inode_operation, io_flags, name_flags,
+    name_operation,
 };
-use gannet_proto::{Inode, Status};
+use gannet_proto::xattr::{Xattr, XattrRequest, xattr_operation};
+use gannet_proto::{Handle, Inode, Status};
 use zerocopy::FromBytes;
-use zerocopy::little_endian::{I64, U32};
+use zerocopy::little_endian::{I64, U16, U32};
 
-use self::oracle::{Caller, Content, Id, Node, Oracle, ROOT, Refusals, Setting};
+use self::oracle::{
+    Ask, Caller, Content, Done, Id, Node, Open, Oracle, READ, ROOT, Setting, WRITE,
+};
 use super::world::{Answer, BLOCK, Random, World, pattern};
 
 /// Operations of one seed.
@@ -29,6 +33,11 @@ const SEEDS_SHORT: u64 = 6;
 const SEEDS_LONG: u64 = 200;
 /// Operations from one look at everything to the next.
 const LOOK_EVERY: u64 = 5_000;
+/// Operations from a restart to the time when nobody is awaited any more.
+const RECLAIM_AFTER: u64 = 300;
+/// Opens from which on none is added.
+const OPENS_MANY: usize = 24;
+const OPEN_BOTH: u32 = name_flags::OPEN_READ | name_flags::OPEN_WRITE;
 /// Nodes from which on fewer are made than removed.
 const NODES_MANY: usize = 120;
 /// Longest file, blocks.
@@ -70,12 +79,11 @@ struct Model {
     oracle: Oracle,
     /// Of every node that there ever was.
     inodes: BTreeMap<Id, Inode>,
+    /// Number of the last open.
+    last_open: u32,
     /// Where a failure happened.
     place: String,
 }
-
-/// What a request was answered, without what the oracle knows better.
-type Done<T> = Result<T, Status>;
 
 impl Model {
     fn new(seed: u64) -> Model {
@@ -93,9 +101,10 @@ impl Model {
             atime_ns: root.atime_ns.get(),
             mtime_ns: root.mtime_ns.get(),
             ctime_ns: root.ctime_ns.get(),
+            xattrs: BTreeMap::new(),
         });
         let inodes = BTreeMap::from([(ROOT, Inode::ROOT)]);
-        Model { random, world, oracle, inodes, place: String::new() }
+        Model { random, world, oracle, inodes, last_open: 0, place: String::new() }
     }
 
     /// One of those for which `is_sought` holds, or, now and then, one that may be gone or of
@@ -209,22 +218,21 @@ impl Model {
         assert_eq!(found_here, expected, "{}", self.place);
     }
 
-    /// Whether an operation ended as the oracle has it; `Some` if it shall have succeeded.
+    /// Whether an operation ended as the oracle has it; `Some` if it succeeded.
     fn agrees<T: fmt::Debug, E: fmt::Debug>(
         &self,
         done: Done<T>,
-        expected: Result<E, Refusals>,
+        expected: Done<E>,
     ) -> Option<(T, E)> {
         match (done, expected) {
             (Ok(done), Ok(expected)) => Some((done, expected)),
-            (Ok(_), Err(refusals)) if refusals.contains(&Status::OK) => None,
-            (Err(status), Err(refusals)) if refusals.contains(&status) => None,
+            (Err(status), Err(expected)) if status == expected => None,
             (done, expected) => panic!("{}: {done:?}, not {expected:?}", self.place),
         }
     }
 
     /// Notes the inode of a node that was made or found, and compares its attributes.
-    fn made(&mut self, done: Done<Attributes>, expected: Result<Id, Refusals>) {
+    fn made(&mut self, done: Done<Attributes>, expected: Done<Id>) {
         let Some((found, id)) = self.agrees(done, expected) else { return };
         let inode = found.handle.inode();
         assert_eq!(*self.inodes.entry(id).or_insert(inode), inode, "{}", self.place);
@@ -247,12 +255,22 @@ impl Model {
             let done = self.ask_entry(name_operation::MKDIR, (parent, ROOT), (&name, b""), fill);
             self.made(done, expected);
         } else {
-            let flags = if self.random.chance(50) { name_flags::EXCLUSIVE } else { 0 };
-            let expected = self.oracle.create((parent, &name), mode, owner, flags);
+            let mut flags = if self.random.chance(50) { name_flags::EXCLUSIVE } else { 0 };
+            if self.has_room_for_opens() {
+                flags |= [0, name_flags::OPEN_READ, name_flags::OPEN_WRITE, OPEN_BOTH]
+                    [self.random.below(4) as usize];
+            }
+            let number = self.next_open();
+            let (inodes, world) = (&self.inodes, &self.world);
+            let reactor = world.reactor_of(inodes[&parent]);
+            let is_near = |id: Id| inodes.get(&id).is_some_and(|i| world.reactor_of(*i) == reactor);
+            let (made, open) = ((mode, owner), (number, is_near));
+            let expected = self.oracle.create_open((parent, &name), made, flags, open);
             let done =
                 self.ask_entry(name_operation::CREATE, (parent, ROOT), (&name, b""), |request| {
                     fill(request);
                     request.flags.set(flags);
+                    request.open.set(number);
                 });
             self.made(done, expected);
         }
@@ -285,11 +303,7 @@ impl Model {
             2 | 3 => name_flags::EXCHANGE,
             _ => 0,
         };
-        let expected = if flags == name_flags::EXCHANGE {
-            self.oracle.exchange((from, &name), (to, &to_name))
-        } else {
-            self.oracle.rename((from, &name), (to, &to_name), flags)
-        };
+        let expected = self.oracle.rename((from, &name), (to, &to_name), flags);
         let names = (&name[..], &to_name[..]);
         let done = self.ask_entry(name_operation::RENAME, (from, to), names, |request| {
             request.flags.set(flags);
@@ -394,15 +408,133 @@ impl Model {
                 let request = self.world.read_message(self.inodes[&id], offset, length, 2, 0);
                 self.world.send_read(&request);
                 let answer = self.world.wait(&request.header);
-                assert!(expected.contains(&answer.status()), "{}: {answer:?}", self.place);
+                assert_eq!(answer.status(), expected, "{}", self.place);
             }
         }
+    }
+
+    fn next_open(&mut self) -> u32 {
+        self.last_open += 1;
+        self.last_open
+    }
+
+    fn has_room_for_opens(&self) -> bool {
+        self.oracle.opens.len() < OPENS_MANY
+    }
+
+    fn open(&mut self) {
+        let (id, number) = (self.pick(|_| true), self.next_open());
+        let kinds = [
+            (inode_operation::OPEN_READ, READ),
+            (inode_operation::OPEN_WRITE, WRITE),
+            (inode_operation::OPEN_READ_WRITE, READ | WRITE),
+        ];
+        let (kind, rights) = kinds[self.random.below(3) as usize];
+        let expected = self.oracle.open(id, number, rights).map(|()| id);
+        let done = self.world.open_file(self.inodes[&id], kind, number);
+        self.made(done, expected);
+    }
+
+    fn close(&mut self) {
+        let opens = &self.oracle.opens;
+        let place = self.random.below(opens.len().max(1) as u64) as usize;
+        let Some((number, Open { id, .. })) = opens.iter().nth(place).map(|(n, open)| (*n, *open))
+        else {
+            return;
+        };
+        let inode = self.inodes[&id];
+        let done = self.world.open_file(inode, inode_operation::CLOSE, number);
+        assert!(done.is_ok(), "{}: {done:?}", self.place);
+        self.oracle.close(number);
+    }
+
+    fn xattr(&mut self) {
+        let id = self.pick(|_| true);
+        let long = [&b"user."[..], &[b'l'; 251]].concat();
+        let names: [&[u8]; 9] = [
+            b"user.a",
+            b"user.b",
+            b"user.\xff",
+            b"trusted.t",
+            b"security.s",
+            b"user.",
+            b"user.\0",
+            b"other.x",
+            &long,
+        ];
+        let operations = [
+            xattr_operation::GET,
+            xattr_operation::SET,
+            xattr_operation::SET,
+            xattr_operation::LIST,
+            xattr_operation::REMOVE,
+        ];
+        let value = pattern(self.random.next(), self.random.below(20) as usize);
+        let ask = Ask {
+            operation: operations[self.random.below(5) as usize],
+            name: match self.random.chance(85) {
+                true => names[self.random.below(5) as usize],
+                false => names[self.random.below(9) as usize],
+            },
+            value: &value,
+            flags: self.random.below(20).saturating_sub(16) as u16,
+            room: [0, 7, 4096][self.random.below(3) as usize],
+        };
+        let expected = self.oracle.xattr(id, &ask);
+        let request = XattrRequest {
+            header: self.world.header(self.inodes[&id].shard().unwrap(), 0),
+            handle: Handle::new(self.inodes[&id]),
+            operation: U16::new(ask.operation),
+            name_bytes: U16::new(ask.name.len() as u16),
+            value_bytes: U16::new(value.len() as u16),
+            flags: U16::new(ask.flags),
+            identity: U16::new(self.world.identity),
+            reserved: U16::ZERO,
+            reply_bytes_max: U32::new(ask.room as u32),
+        };
+        self.world.send_xattr(&request, Xattr { name: ask.name, value: ask.value });
+        let answer = self.world.wait(&request.header);
+        write!(self.place, ": {ask:?} of {id}").unwrap();
+        let done = check(answer.status()).map(|()| match answer {
+            Answer::Xattr(reply, tail) => (reply.value_bytes.get() as usize, tail),
+            other => panic!("{}: {other:?}", self.place),
+        });
+        if let Some((done, expected)) = self.agrees(done, expected) {
+            let len = expected.len();
+            let tail = if ask.room == 0 { Vec::new() } else { expected };
+            assert_eq!(done, (len, tail), "{}", self.place);
+        }
+    }
+
+    /// The server starts anew, its host comes back and says what it has open. Whether its files without a
+    /// name are awaited yet, [`Model::end_reclaim`] ends that.
+    fn restart(&mut self) {
+        self.world.restart();
+        self.world.up_all();
+        let opens: Vec<(u32, Open)> =
+            self.oracle.opens.iter().map(|(number, open)| (*number, *open)).collect();
+        for (number, Open { id, caller, rights }) in opens {
+            let inode = self.inodes[&id];
+            let kind = match rights {
+                READ => inode_operation::OPEN_READ,
+                WRITE => inode_operation::OPEN_WRITE,
+                _ => inode_operation::OPEN_READ_WRITE,
+            };
+            self.act_as(caller);
+            self.world.declare(inode, kind, number);
+        }
+        self.oracle.restart();
+    }
+
+    fn end_reclaim(&mut self) {
+        self.world.end_reclaim();
+        self.oracle.end_reclaim();
     }
 
     fn stat(&mut self) {
         let id = self.pick(|_| true);
         let done = self.world.stat(self.inodes[&id]);
-        let expected = self.oracle.node(id).map(|_| id).map_err(|status| vec![status]);
+        let expected = self.oracle.node(id).map(|_| id);
         self.made(done, expected);
     }
 
@@ -448,10 +580,11 @@ impl Model {
         self.act_as(CALLERS[0]);
         let known: Vec<Id> = self.inodes.keys().copied().collect();
         for id in known {
-            let expected = self.oracle.node(id).map(|_| id).map_err(|status| vec![status]);
+            let expected = self.oracle.node(id).map(|_| id);
             let done = self.world.stat(self.inodes[&id]);
             self.made(done, expected);
             match self.oracle.nodes.get(&id).map(|node| node.content.clone()) {
+                None if self.oracle.opens.values().any(|open| open.id == id) => {}
                 None => drop(self.inodes.remove(&id)),
                 Some(Content::Directory { .. }) => self.readdir(id),
                 Some(Content::File(bytes)) => {
@@ -483,9 +616,12 @@ impl Model {
             27..42 => self.rename(),
             42..57 => self.lookup(),
             57..67 => self.set(),
-            67..75 => self.write(step),
-            75..83 => self.read(),
-            83..94 => self.stat(),
+            67..73 => self.write(step),
+            73..79 => self.read(),
+            79..82 if self.has_room_for_opens() => self.open(),
+            79..85 => self.close(),
+            85..90 => self.xattr(),
+            90..96 => self.stat(),
             _ => {
                 let id = self.directory();
                 self.readdir(id);
@@ -509,10 +645,11 @@ fn run(seed: u64) {
         model.step(step);
         if step % LOOK_EVERY == LOOK_EVERY - 1 {
             model.look();
-            if model.random.chance(30) {
-                model.world.restart();
-                model.world.up_all();
+            if model.random.chance(50) {
+                model.restart();
             }
+        } else if step % LOOK_EVERY == RECLAIM_AFTER {
+            model.end_reclaim();
         }
     }
 }

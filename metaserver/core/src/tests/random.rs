@@ -94,6 +94,7 @@ fn sequence(seed: u64, steps: u64, reactors: u16, servers: usize) {
                 // A reactor without changes in its log does not know the session.
                 assert!(world.restart() || reactors > 1);
                 world.up_all();
+                world.end_reclaim();
             }
         }
     }

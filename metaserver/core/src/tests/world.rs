@@ -1,6 +1,8 @@
 //! Hosts, data servers and cores in one thread: requests go in, grants are carried out on memory,
 //! and what comes out is kept in order.
 
+mod opens;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use gannet_proto::control::{Grant, StoreInfo, grant_flags, grant_operation};
@@ -493,6 +495,19 @@ impl World {
         while !self.messages.is_empty() {
             self.deliver(0);
         }
+    }
+
+    /// Delivers messages until a core has recorded something.
+    pub(super) fn deliver_until_recorded(&mut self, reactor: usize) {
+        let records = self.sinks[reactor].log.len();
+        while self.sinks[reactor].log.len() == records {
+            self.deliver(0);
+        }
+    }
+
+    /// The reactor that an inode belongs to.
+    pub(super) fn reactor_of(&self, inode: Inode) -> usize {
+        self.config.shard_map[usize::from(inode.shard().unwrap().0)].into()
     }
 
     /// Where the messages are that may be delivered next: the first of each pair of reactors.

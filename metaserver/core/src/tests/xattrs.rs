@@ -81,6 +81,7 @@ fn attributes_are_set_read_listed_and_removed() {
     world.check();
     world.check_replay();
     world.restart();
+    world.end_reclaim();
     assert_eq!(get(&mut world, file, "trusted.t").unwrap(), [0, 255]);
     world.unlink(directory, "f").unwrap();
     world.rmdir(ROOT, "d").unwrap();

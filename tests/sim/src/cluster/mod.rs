@@ -67,6 +67,11 @@ impl Reactor {
                     core.break_pins();
                 }
             }
+            Some(Defect::Decisions) => {
+                if let Some(core) = self.server.core_mut() {
+                    core.break_decisions();
+                }
+            }
             _ => {}
         }
     }
@@ -374,6 +379,18 @@ impl Cluster {
         if let Some(process) = self.hosts[place].process.take() {
             process.kill(&mut self.scheduler);
         }
+    }
+
+    /// The metadata server's medium.
+    #[must_use]
+    pub fn metaserver_medium(&self) -> &SimMedium {
+        &self.metaserver_medium
+    }
+
+    /// The media of the data servers.
+    #[must_use]
+    pub fn target_media(&self) -> &[SimMedium] {
+        &self.target_media
     }
 
     /// Places of hosts.

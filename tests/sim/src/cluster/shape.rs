@@ -29,6 +29,8 @@ pub enum Defect {
     Pins,
     /// H14: outputs leave before what they depend on is durable.
     OutputGate,
+    /// H14: shards learn of a decision before it is durable.
+    Decisions,
 }
 
 /// What goes wrong from outside, and how often.

@@ -11,10 +11,21 @@ use gannet_disk::{Completion, DiskError, Durability, FileId, Transfer};
 use gannet_runtime::memory::{Mapping, Memory};
 use gannet_runtime::time::Time;
 
-use super::{SECTOR_BYTES, SimDisk};
+use super::{DiskEvent, DiskEvents, EventKind, SECTOR_BYTES, SimDisk};
 use crate::agenda::{Agenda, Device};
 use crate::random::{Chance, Delay, Random};
 use crate::trace::Trace;
+
+/// What a loss of power leaves of what is not durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerLoss {
+    /// Of each sector chance decides, and so of the order in which they were written.
+    Drawn,
+    /// Nothing.
+    AllLost,
+    /// Everything, also of what was under way.
+    AllKept,
+}
 
 /// The knobs of a medium. All of them may be turned while it runs.
 #[derive(Clone, Debug)]
@@ -39,6 +50,10 @@ pub struct DiskOptions {
     pub io_error: Chance,
     /// How often a written sector becomes durable without a sync.
     pub write_back: Chance,
+    /// What a loss of power leaves.
+    pub power_loss: PowerLoss,
+    /// The disk lies: a write that is to be durable completes when it is visible.
+    pub lies: bool,
 }
 
 impl DiskOptions {
@@ -56,6 +71,8 @@ impl DiskOptions {
             spurious_full: Chance::NEVER,
             io_error: Chance::NEVER,
             write_back: Chance::NEVER,
+            power_loss: PowerLoss::Drawn,
+            lies: false,
         }
     }
 
@@ -158,6 +175,20 @@ pub(super) struct Done {
 /// Completions that a disk has not polled yet.
 pub(super) type DoneQueue = RefCell<VecDeque<Done>>;
 
+impl Work {
+    /// The file, what it is when it is handed to the device, and when it ends; `None` if it changes
+    /// nothing.
+    fn events(&self) -> Option<(FileId, EventKind, EventKind)> {
+        match self {
+            Work::Read(_) => None,
+            Work::Write(transfer, _) => {
+                Some((transfer.file, EventKind::WriteBegun, EventKind::WriteEnded))
+            }
+            Work::Sync { file, .. } => Some((*file, EventKind::SyncBegun, EventKind::SyncEnded)),
+        }
+    }
+}
+
 struct Operation {
     work: Work,
     /// Where completions go; dead when the owner is.
@@ -195,6 +226,10 @@ pub(super) struct State {
     agenda: Agenda<u64>,
     owner: Weak<Owner>,
     stats: DiskStats,
+    /// Where events are counted, and which disk this is there.
+    events: (DiskEvents, usize),
+    /// Handed to the device while everything stands still.
+    held_back: VecDeque<(Work, Weak<DoneQueue>)>,
 }
 
 impl State {
@@ -202,8 +237,41 @@ impl State {
         self.trace.record(self.now, step);
     }
 
-    /// Hands an operation to the device.
+    /// An event of this disk.
+    fn event(&self, file: FileId, kind: EventKind) -> DiskEvent {
+        DiskEvent { disk: self.events.1, file: file.0, kind }
+    }
+
+    /// Whether something may happen now; what does not count always may.
+    fn may_happen(&self, event: Option<DiskEvent>) -> bool {
+        event.is_none_or(|event| self.events.0.may_happen(event))
+    }
+
+    fn happened(&self, event: Option<DiskEvent>) {
+        event.into_iter().for_each(|event| self.events.0.happened(event));
+    }
+
+    /// Hands an operation to the device, in order.
     pub(super) fn begin(&mut self, work: Work, done: Weak<DoneQueue>) {
+        let event = work.events().map(|(file, begun, _)| self.event(file, begun));
+        if !self.held_back.is_empty() || !self.may_happen(event) {
+            return self.held_back.push_back((work, done));
+        }
+        self.begin_now(work, done);
+        self.happened(event);
+    }
+
+    /// Begins what was held back, if nothing stands still any more.
+    fn begin_held_back(&mut self) {
+        if self.held_back.is_empty() || self.events.0.stands_still() {
+            return;
+        }
+        for (work, done) in std::mem::take(&mut self.held_back) {
+            self.begin(work, done);
+        }
+    }
+
+    fn begin_now(&mut self, work: Work, done: Weak<DoneQueue>) {
         let (delay, kind, file, offset, len) = match &work {
             Work::Read(t) => (self.options.read_delay, "read", t.file.0, t.offset, t.len_bytes),
             Work::Write(t, _) => {
@@ -233,7 +301,16 @@ impl State {
             Work::Sync { .. } => 0,
         };
         let sectors = (len_bytes / SECTOR_BYTES) as u64;
-        if is_first && splits && sectors > 1 {
+        let splits = is_first && splits && sectors > 1;
+        let event = operation.work.events().map(|(file, _, ended)| {
+            self.event(file, if splits { EventKind::WriteInPart } else { ended })
+        });
+        if !self.may_happen(event) {
+            self.agenda.add(self.now, id);
+            self.operations.insert(id, operation);
+            return;
+        }
+        if splits {
             let part = self.random.between(1, sectors - 1) as usize * SECTOR_BYTES;
             self.move_bytes(&mut operation, part);
             self.stats.split += 1;
@@ -241,6 +318,7 @@ impl State {
             let at = self.now + self.random.delay(self.options.read_delay);
             self.agenda.add(at, id);
             self.operations.insert(id, operation);
+            self.happened(event);
             return;
         }
         let (failed, orphan) = (operation.fails, operation.is_orphan);
@@ -251,6 +329,7 @@ impl State {
         self.stats.errors += u64::from(failed);
         self.stats.orphans += u64::from(orphan);
         self.complete(operation);
+        self.happened(event);
     }
 
     /// Moves the bytes of a transfer up to `until`.
@@ -297,7 +376,7 @@ impl State {
             },
             Work::Write(transfer, durability) => {
                 let sectors = sectors_of(&transfer);
-                if durability == Durability::Durable && !fails {
+                if durability == Durability::Durable && !fails && !self.options.lies {
                     let file = &mut self.files[transfer.file.0 as usize];
                     sectors.clone().for_each(|sector| file.make_durable(sector));
                 }
@@ -343,6 +422,7 @@ impl State {
         if let Some(owner) = self.owner.upgrade() {
             owner.killed.set(true);
         }
+        self.held_back.clear();
         let under_way = self.operations.len();
         self.record(Step::Fault { disk: &self.name, what: "kill", under_way, sectors: 0 });
         let mut left = BTreeMap::new();
@@ -363,14 +443,25 @@ impl State {
         self.operations = left;
     }
 
+    /// Whether something that is not durable is left by a loss of power.
+    fn is_kept(&mut self) -> bool {
+        match self.options.power_loss {
+            PowerLoss::Drawn => self.random.coin(),
+            PowerLoss::AllLost => false,
+            PowerLoss::AllKept => true,
+        }
+    }
+
     fn lose_power(&mut self) {
+        // Cancelled in the kernel or not: power says what is left.
+        let operations = std::mem::take(&mut self.operations);
         self.kill();
         // What was under way reaches any of its sectors.
-        for (_, operation) in std::mem::take(&mut self.operations) {
+        for (_, operation) in operations {
             if let Work::Write(transfer, _) = operation.work {
-                let file = &mut self.files[transfer.file.0 as usize];
                 for sector in sectors_of(&transfer) {
-                    if self.random.coin() {
+                    if self.is_kept() {
+                        let file = &mut self.files[transfer.file.0 as usize];
                         let to = sector as usize * SECTOR_BYTES;
                         let from = to - transfer.offset as usize + transfer.memory_offset;
                         transfer.memory.copy_to(from, &mut file.visible, to, SECTOR_BYTES);
@@ -380,10 +471,12 @@ impl State {
             }
         }
         let (lost_before, kept_before) = (self.stats.sectors_lost, self.stats.sectors_kept);
-        for file in &mut self.files {
-            for sector in std::mem::take(&mut file.dirty).into_keys() {
+        for index in 0..self.files.len() {
+            for sector in std::mem::take(&mut self.files[index].dirty).into_keys() {
                 let at = sector as usize * SECTOR_BYTES;
-                if !file.is_ram && self.random.coin() {
+                let is_kept = !self.files[index].is_ram && self.is_kept();
+                let file = &mut self.files[index];
+                if is_kept {
                     self.stats.sectors_kept += 1;
                     file.visible.copy_to(at, &mut file.durable, at, SECTOR_BYTES);
                 } else {
@@ -437,6 +530,8 @@ impl SimMedium {
             agenda: Agenda::default(),
             owner: Weak::new(),
             stats: DiskStats::default(),
+            events: (DiskEvents::default(), 0),
+            held_back: VecDeque::new(),
         };
         SimMedium { state: Rc::new(RefCell::new(state)) }
     }
@@ -522,6 +617,30 @@ impl SimMedium {
         self.state.borrow_mut().lose_power();
     }
 
+    /// Counts what happens here from now on, as disk number `disk`.
+    pub fn watch(&self, events: &DiskEvents, disk: usize) {
+        self.state.borrow_mut().events = (events.clone(), disk);
+    }
+
+    /// Lets chance go another way from now on.
+    pub fn stir(&self, salt: u64) {
+        let mut state = self.state.borrow_mut();
+        let other = state.random.stream(&format!("stirred {salt}"));
+        state.random = other;
+    }
+
+    /// Bytes of a file.
+    #[must_use]
+    pub fn len_bytes(&self, file: FileId) -> u64 {
+        self.state.borrow().files.get(file.0 as usize).map_or(0, |file| file.len_bytes)
+    }
+
+    /// Number of files.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.state.borrow().files.len()
+    }
+
     /// Turns knobs.
     pub fn tune(&self, change: impl FnOnce(&mut DiskOptions)) {
         change(&mut self.state.borrow_mut().options);
@@ -566,15 +685,20 @@ impl SimMedium {
 
 impl Device for SimMedium {
     fn next_event(&self) -> Time {
-        self.state.borrow().agenda.next()
+        let state = self.state.borrow();
+        let begins = !state.held_back.is_empty() && !state.events.0.stands_still();
+        if begins { state.now } else { state.agenda.next() }
     }
 
     fn advance(&self, now: Time) {
         let mut state = self.state.borrow_mut();
-        while state.agenda.next() <= now {
+        state.begin_held_back();
+        while state.agenda.next() <= now && !state.events.0.stands_still() {
             state.now = state.now.max(state.agenda.next());
             let due = state.now;
-            while let Some(operation) = state.agenda.take_due(due) {
+            while !state.events.0.stands_still()
+                && let Some(operation) = state.agenda.take_due(due)
+            {
                 state.run(operation);
             }
         }

@@ -11,14 +11,18 @@
 //! with `flock(2)` on the one open file description that all I/O runs on.
 //!
 //! When the power fails, each sector that was written and is not durable is kept or lost on its
-//! own; a sector itself is never torn.
+//! own, or all of them are ([`PowerLoss`]); a sector itself is never torn.
+//!
+//! [`DiskEvents`] counts what happens on all disks of a run and stops the run at any of it.
 
+mod events;
 mod medium;
 mod sim_disk;
 #[cfg(test)]
 mod tests;
 
-pub use medium::{DiskOptions, DiskStats, SimLock, SimMedium};
+pub use events::{DiskEvent, DiskEvents, EventKind, Moment};
+pub use medium::{DiskOptions, DiskStats, PowerLoss, SimLock, SimMedium};
 pub use sim_disk::SimDisk;
 
 /// What a medium writes as a whole or not at all, bytes.

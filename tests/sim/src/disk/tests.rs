@@ -10,7 +10,10 @@ use gannet_disk::{
 use gannet_runtime::memory::{Mapping, Memory};
 use gannet_runtime::time::Time;
 
-use super::{DiskOptions, SECTOR_BYTES, SimDisk, SimLock, SimMedium};
+use super::{
+    DiskEvents, DiskOptions, EventKind, Moment, PowerLoss, SECTOR_BYTES, SimDisk, SimLock,
+    SimMedium,
+};
 use crate::agenda::Device;
 use crate::random::{Chance, Random};
 use crate::trace::Trace;
@@ -178,6 +181,96 @@ fn each_sector_that_is_not_durable_is_kept_or_lost_on_its_own() {
         assert_eq!(stats.sectors_kept + stats.sectors_lost, 8);
     }
     assert!(images.len() > 100, "only {} of 256 images in 200 runs", images.len());
+}
+
+#[test]
+fn a_loss_of_power_can_leave_everything_or_nothing() {
+    for (power_loss, left) in [(PowerLoss::AllLost, [0; 24]), (PowerLoss::AllKept, [1; 24])] {
+        for seed in 0..20 {
+            let options =
+                DiskOptions { power_loss, split: Chance::percent(50), ..DiskOptions::calm() };
+            let mut bench = Bench::new(options, seed);
+            bench.write(0, 1, Durability::Visible);
+            bench.settle();
+            bench.write(1, 1, Durability::Visible);
+            bench.write(2, 1, Durability::Durable);
+            // Half of them begin to take effect.
+            if seed % 2 == 0 {
+                bench.step();
+            }
+            let durable = bench.medium.under_way() < 2;
+            bench.medium.lose_power();
+            if !durable {
+                assert_eq!(bench.sectors()[..24], left, "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_lies_loses_what_it_called_durable() {
+    let power_loss = PowerLoss::AllLost;
+    let mut bench = Bench::new(DiskOptions { lies: true, power_loss, ..DiskOptions::calm() }, 1);
+    bench.write(0, 1, Durability::Durable);
+    assert_eq!(bench.settle().len(), 1);
+    bench.medium.lose_power();
+    assert_eq!(bench.sectors()[..8], [0; 8]);
+}
+
+#[test]
+fn a_run_stands_still_before_or_behind_an_event_and_goes_on() {
+    // A write and a sync: each begins and ends.
+    let expected =
+        [EventKind::WriteBegun, EventKind::WriteEnded, EventKind::SyncBegun, EventKind::SyncEnded];
+    for number in 0..4 {
+        for moment in [Moment::Before(number), Moment::After(number)] {
+            let mut bench = Bench::new(DiskOptions::calm(), number);
+            let events = DiskEvents::default();
+            bench.medium.watch(&events, 7);
+            events.record();
+            events.stop_at(moment);
+            bench.write(0, 1, Durability::Visible);
+            let mut is_synced = false;
+            let mut completions = Vec::new();
+            while completions.len() < 2 {
+                if events.stands_still() {
+                    let done = number + u64::from(moment == Moment::After(number));
+                    assert_eq!(events.count(), done);
+                    let at = events.at().unwrap();
+                    assert_eq!((at.disk, at.kind), (7, expected[number as usize]));
+                    // Nothing happens however late it gets.
+                    bench.medium.advance(Time(1 << 40));
+                    assert_eq!(events.count(), done);
+                    events.go_on();
+                }
+                bench.step();
+                bench.disk.poll(bench.now, &mut completions);
+                if completions.len() == 1 && !is_synced {
+                    is_synced = true;
+                    bench.disk.sync(9, FILE).unwrap();
+                    bench.disk.flush();
+                }
+            }
+            let kinds: Vec<EventKind> = events.recorded().iter().map(|event| event.kind).collect();
+            assert_eq!(kinds, expected);
+            assert_eq!(bench.sectors()[..8], [1; 8]);
+        }
+    }
+}
+
+#[test]
+fn what_is_handed_over_while_all_stands_still_dies_with_its_process() {
+    let mut bench = Bench::new(DiskOptions::calm(), 1);
+    let events = DiskEvents::default();
+    bench.medium.watch(&events, 0);
+    events.stop_at(Moment::Before(0));
+    bench.write(0, 1, Durability::Durable);
+    assert!(events.stands_still());
+    bench.medium.kill();
+    events.go_on();
+    drop(bench.relock());
+    assert!(!bench.step());
+    assert_eq!((bench.sectors()[0], events.count()), (0, 0));
 }
 
 #[test]

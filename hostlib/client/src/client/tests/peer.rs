@@ -416,6 +416,12 @@ impl Cluster {
         self.send(self.meta(0), &reply, &[]);
     }
 
+    /// Answers a request with these attributes.
+    pub(super) fn answer_attributes(&self, request: RequestHeader, attributes: Attributes) {
+        let header = request.reply(Status::OK);
+        self.send(self.meta(0), &EntryReply { header, attributes, ..EntryReply::default() }, &[]);
+    }
+
     /// Sends the arrival notice of one part.
     pub(super) fn arrive(&self, target: u32, request: RequestHeader, part: (u16, u16), total: u32) {
         self.send(self.target(target), &arrival(request, part, total, Status::OK), &[]);

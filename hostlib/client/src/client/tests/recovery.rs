@@ -12,8 +12,6 @@ use zerocopy::little_endian::U64;
 use super::super::Role;
 use super::peer::{Asked, Cluster, META, file, header_of, options};
 use crate::error::ErrorKind;
-use crate::identities::{Identity, IdentityId};
-use crate::opens::{OpenAccess, OpenId};
 use crate::operation::{Operation, Outcome, Ownership};
 use crate::options::ClientOptions;
 
@@ -727,59 +725,4 @@ fn a_position_that_is_given_on_does_not_hide_the_end_of_the_connection_before() 
     client.set_role(at(2), Role::None);
     client.set_role(at(3), Role::Channel(1));
     assert_eq!((client.role(at(2)), client.role(at(3))), (Role::None, Role::Channel(1)));
-}
-
-#[test]
-fn opens_are_declared_anew_on_each_new_channel_until_they_are_closed() {
-    let mut cluster = Cluster::new();
-    let (id, who) = (IdentityId(3), Identity { uid: 5, ..Identity::default() });
-    cluster.client.set_identity(id, &who).unwrap();
-    let opens: Vec<OpenId> = (0..3).map(|_| cluster.client.new_open()).collect();
-    for (open, status) in opens.iter().zip([Status::OK, Status::OK, Status::ACCESS]) {
-        let (file, access) = (file(0), OpenAccess::ReadWrite);
-        let operation = Operation::OpenFile { file, access, open: *open };
-        cluster.client.submit_as(operation, 1, None, id).unwrap();
-        cluster.settle();
-        let header = loop {
-            match cluster.next() {
-                Asked::Inode(request) => {
-                    assert_eq!(request.operation.get(), inode_operation::OPEN_READ_WRITE);
-                    assert_eq!(request.open.get(), open.0);
-                    break request.header;
-                }
-                Asked::Identity(..) => {}
-                other => panic!("{other:?}"),
-            }
-        };
-        cluster.answer_entry(header, status);
-        cluster.settle();
-    }
-    for resumed in [true, false] {
-        cluster.resumed = resumed;
-        cluster.break_off(cluster.meta(0));
-        // Nobody has asked for anything.
-        cluster.pass_stepwise(SECOND);
-        let Asked::Identity(message, _) = cluster.next() else { panic!("an identity") };
-        assert_eq!((message.identity.get(), message.uid.get()), (3, 5));
-        for open in &opens[..2] {
-            let Asked::Declare(message) = cluster.next() else { panic!("a declaration") };
-            assert_eq!((message.handle, message.open.get()), (file(0), open.0));
-            assert_eq!(message.operation.get(), inode_operation::OPEN_READ_WRITE);
-            assert_eq!(message.identity.get(), 3);
-        }
-        assert!(cluster.try_next().is_none(), "what was refused is not open");
-    }
-    let close = Operation::CloseFile { file: file(0), open: opens[0] };
-    cluster.client.submit(close, 2).unwrap();
-    cluster.settle();
-    let Asked::Inode(request) = cluster.next() else { panic!("a close") };
-    assert_eq!(request.operation.get(), inode_operation::CLOSE);
-    cluster.answer_entry(request.header, Status::OK);
-    cluster.settle();
-    cluster.break_off(cluster.meta(0));
-    cluster.pass_stepwise(SECOND);
-    let Asked::Identity(..) = cluster.next() else { panic!("an identity") };
-    let Asked::Declare(message) = cluster.next() else { panic!("a declaration") };
-    assert_eq!(message.open.get(), opens[1].0);
-    assert!(cluster.try_next().is_none());
 }

@@ -1,5 +1,11 @@
 //! A file system as simple as can be: maps and byte vectors, one operation at a time, with the
-//! results that POSIX names. Where POSIX leaves the order of checks open, that of Linux.
+//! results that POSIX names, and exactly one of them: the first check that fails, in the order that
+//! `access.rs` of the core tells.
+
+mod opens;
+mod xattrs;
+
+pub(super) use xattrs::Ask;
 
 use std::collections::BTreeMap;
 
@@ -11,8 +17,6 @@ use gannet_proto::operations::{attribute_mask, file_type, name_flags};
 pub(super) type Id = u64;
 
 pub(super) const ROOT: Id = 1;
-/// Stands for no node.
-const NOBODY: Id = 0;
 
 /// What a node holds.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub(super) struct Node {
     pub atime_ns: i64,
     pub mtime_ns: i64,
     pub ctime_ns: i64,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Node {
@@ -62,8 +68,8 @@ pub(super) struct Caller {
     pub groups: &'static [u32],
 }
 
-const READ: u32 = 4;
-const WRITE: u32 = 2;
+pub(super) const READ: u32 = 4;
+pub(super) const WRITE: u32 = 2;
 const SEARCH: u32 = 1;
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
@@ -89,27 +95,12 @@ impl Caller {
     }
 }
 
-/// Why an operation fails: any of these may be told, where nobody says which check comes first.
-/// `OK` among them: it may succeed as well.
-pub(super) type Refusals = Vec<Status>;
+/// How an operation ends.
+pub(super) type Done<T> = Result<T, Status>;
 
-/// Fails if there are any.
-fn refuse(refusals: Refusals) -> Result<(), Refusals> {
-    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
-}
-
-/// A rename that asks for what is there already. That it could not be done may be told as well.
-fn nothing_to_do(refusals: Refusals) -> Result<(), Refusals> {
-    let is_right = |status: &Status| matches!(*status, Status::ACCESS | Status::NOT_PERMITTED);
-    let mut refusals: Refusals = refusals.into_iter().filter(is_right).collect();
-    if !refusals.is_empty() {
-        refusals.push(Status::OK);
-    }
-    refuse(refusals)
-}
-
-fn one<T>(status: Status) -> Result<T, Refusals> {
-    Err(vec![status])
+/// Fails unless something holds.
+fn ensure(holds: bool, status: Status) -> Done<()> {
+    if holds { Ok(()) } else { Err(status) }
 }
 
 /// The permission bits of a regular file after somebody else's hand was on it.
@@ -132,11 +123,23 @@ pub(super) struct Setting {
 /// A directory, and a name in it.
 pub(super) type Place<'a> = (Id, &'a [u8]);
 
+/// A file that is open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    pub id: Id,
+    pub caller: Caller,
+    pub rights: u32,
+}
+
 /// The file system.
 #[derive(Clone, Debug)]
 pub(super) struct Oracle {
     pub nodes: BTreeMap<Id, Node>,
     last: Id,
+    /// Who has what open, for what, by the host's number.
+    pub opens: BTreeMap<u32, Open>,
+    /// After a restart: nodes up to this one may be open without the server's knowing.
+    reclaimable: Id,
     /// When the operation under way happens.
     pub now_ns: i64,
     /// Who asks for it.
@@ -158,7 +161,8 @@ impl Oracle {
     /// With a root of this owner and mode.
     pub(super) fn new(root: Node) -> Oracle {
         let caller = Caller { uid: 0, gid: 0, groups: &[] };
-        Oracle { nodes: BTreeMap::from([(ROOT, root)]), last: ROOT, now_ns: 0, caller }
+        let (nodes, opens) = (BTreeMap::from([(ROOT, root)]), BTreeMap::new());
+        Oracle { nodes, last: ROOT, opens, reclaimable: 0, now_ns: 0, caller }
     }
 
     pub(super) fn node(&self, id: Id) -> Result<&Node, Status> {
@@ -203,7 +207,8 @@ impl Oracle {
         let node = self.nodes.get_mut(&id).expect("checked");
         node.ctime_ns = now;
         node.links -= 1;
-        if node.links == 0 || node.is_directory() {
+        let node = &self.nodes[&id];
+        if node.is_directory() || node.links == 0 && !self.is_kept(id) {
             self.nodes.remove(&id);
         }
     }
@@ -225,8 +230,9 @@ impl Oracle {
             mode &= !SET_GID;
         }
         let links = if matches!(content, Content::File(_)) { 1 } else { 2 };
-        let node =
-            Node { content, mode, uid, gid, links, atime_ns: now, mtime_ns: now, ctime_ns: now };
+        let (atime_ns, mtime_ns, ctime_ns) = (now, now, now);
+        let xattrs = BTreeMap::new();
+        let node = Node { content, mode, uid, gid, links, atime_ns, mtime_ns, ctime_ns, xattrs };
         if node.is_directory() {
             self.count(at.0, 1);
         }
@@ -235,32 +241,30 @@ impl Oracle {
         self.last
     }
 
-    /// What is wrong with a name in a directory, whatever is to be done with it.
-    fn check_place(&self, (directory, name): Place<'_>) -> Result<(), Refusals> {
-        let mut refusals: Refusals = check_name(name).err().into_iter().collect();
-        match self.nodes.get(&directory) {
-            None => refusals.push(Status::STALE_HANDLE),
-            Some(node) if !node.is_directory() => refusals.push(Status::NOT_DIRECTORY),
-            Some(node) if !self.caller.may(node, SEARCH) => refusals.push(Status::ACCESS),
-            Some(node) if !refusals.is_empty() && !self.caller.may(node, WRITE) => {
-                refusals.push(Status::ACCESS);
-            }
-            Some(_) => {}
-        }
-        refuse(refusals)
+    /// Whether names may be looked up in a directory.
+    fn check_directory(&self, directory: Id) -> Done<()> {
+        let node = self.node(directory)?;
+        ensure(node.is_directory(), Status::NOT_DIRECTORY)?;
+        ensure(self.caller.may(node, SEARCH), Status::ACCESS)
     }
 
-    /// What the rights of a directory have against a change of its entries.
-    fn check_change(&self, directory: Id) -> Option<Status> {
-        (!self.caller.may(&self.nodes[&directory], WRITE)).then_some(Status::ACCESS)
+    /// Whether the entries of a directory may be changed.
+    fn check_change(&self, directory: Id) -> Done<()> {
+        ensure(self.caller.may(&self.nodes[&directory], WRITE | SEARCH), Status::ACCESS)
     }
 
-    /// What they have against the removal of one.
-    fn check_removal(&self, directory: Id, id: Id) -> Refusals {
-        let (directory_node, uid) = (&self.nodes[&directory], self.caller.uid);
-        let owns = uid == 0 || uid == directory_node.uid || uid == self.nodes[&id].uid;
-        let guarded = (directory_node.mode & STICKY != 0 && !owns).then_some(Status::NOT_PERMITTED);
-        self.check_change(directory).into_iter().chain(guarded).collect()
+    /// Whether this one may be removed.
+    fn check_removal(&self, directory: Id, id: Id) -> Done<()> {
+        self.check_change(directory)?;
+        let (directory, uid) = (&self.nodes[&directory], self.caller.uid);
+        let owns = uid == 0 || uid == directory.uid || uid == self.nodes[&id].uid;
+        ensure(directory.mode & STICKY == 0 || owns, Status::NOT_PERMITTED)
+    }
+
+    /// What a name leads to, in a directory where it may be looked up.
+    fn look(&self, at: Place<'_>) -> Done<Option<Id>> {
+        self.check_directory(at.0)?;
+        self.entry(at)
     }
 
     pub(super) fn create(
@@ -269,61 +273,42 @@ impl Oracle {
         mode: u32,
         owner: (u32, u32),
         flags: u32,
-    ) -> Result<Id, Refusals> {
-        self.check_place(at)?;
-        match self.entries(at.0).or_else(one)?.get(at.1) {
-            Some(_) if flags & name_flags::EXCLUSIVE != 0 => one(Status::EXISTS),
-            Some(id) if self.is_directory(*id) => one(Status::IS_DIRECTORY),
-            Some(id) => Ok(*id),
+    ) -> Done<Id> {
+        check_name(at.1)?;
+        match self.look(at)? {
+            Some(_) if flags & name_flags::EXCLUSIVE != 0 => Err(Status::EXISTS),
+            Some(id) if self.is_directory(id) => Err(Status::IS_DIRECTORY),
+            Some(id) => Ok(id),
             None => {
-                refuse(self.check_change(at.0).into_iter().collect())?;
+                self.check_change(at.0)?;
                 Ok(self.make(Content::File(Vec::new()), mode, owner, at))
             }
         }
     }
 
-    pub(super) fn mkdir(
-        &mut self,
-        at: Place<'_>,
-        mode: u32,
-        owner: (u32, u32),
-    ) -> Result<Id, Refusals> {
-        self.check_place(at)?;
-        if self.entry(at).or_else(one)?.is_some() {
-            return one(Status::EXISTS);
-        }
-        refuse(self.check_change(at.0).into_iter().collect())?;
+    pub(super) fn mkdir(&mut self, at: Place<'_>, mode: u32, owner: (u32, u32)) -> Done<Id> {
+        check_name(at.1)?;
+        ensure(self.look(at)?.is_none(), Status::EXISTS)?;
+        self.check_change(at.0)?;
         let content = Content::Directory { parent: at.0, entries: BTreeMap::new() };
         Ok(self.make(content, mode, owner, at))
     }
 
-    /// The node of a name that is to be removed.
-    fn entry_there(&self, at: Place<'_>) -> Result<Id, Refusals> {
-        self.check_place(at)?;
-        self.entry(at).and_then(|id| id.ok_or(Status::NOT_FOUND)).or_else(one)
-    }
-
-    pub(super) fn unlink(&mut self, at: Place<'_>) -> Result<(), Refusals> {
-        let id = self.entry_there(at)?;
-        let mut refusals = self.check_removal(at.0, id);
-        if self.is_directory(id) {
-            refusals.push(Status::IS_DIRECTORY);
-        }
-        refuse(refusals)?;
+    pub(super) fn unlink(&mut self, at: Place<'_>) -> Done<()> {
+        check_name(at.1)?;
+        let id = self.look(at)?.ok_or(Status::NOT_FOUND)?;
+        self.check_removal(at.0, id)?;
+        ensure(!self.is_directory(id), Status::IS_DIRECTORY)?;
         self.enter(at, None);
         self.release(id);
         Ok(())
     }
 
-    pub(super) fn rmdir(&mut self, at: Place<'_>) -> Result<(), Refusals> {
-        let id = self.entry_there(at)?;
-        let mut refusals = self.check_removal(at.0, id);
-        match self.entries(id) {
-            Err(status) => refusals.push(status),
-            Ok(entries) if !entries.is_empty() => refusals.push(Status::NOT_EMPTY),
-            Ok(_) => {}
-        }
-        refuse(refusals)?;
+    pub(super) fn rmdir(&mut self, at: Place<'_>) -> Done<()> {
+        check_name(at.1)?;
+        let id = self.look(at)?.ok_or(Status::NOT_FOUND)?;
+        self.check_removal(at.0, id)?;
+        ensure(self.entries(id)?.is_empty(), Status::NOT_EMPTY)?;
         self.enter(at, None);
         self.count(at.0, -1);
         self.release(id);
@@ -331,20 +316,12 @@ impl Oracle {
     }
 
     /// One more name for a file.
-    pub(super) fn link(&mut self, id: Id, at: Place<'_>) -> Result<(), Refusals> {
-        self.check_place(at)?;
-        let mut refusals = Refusals::new();
-        match self.nodes.get(&id) {
-            None => refusals.push(Status::STALE_HANDLE),
-            Some(node) if node.is_directory() => refusals.push(Status::NOT_PERMITTED),
-            Some(_) => {}
-        }
-        if self.entry(at).or_else(one)?.is_some() {
-            refusals.push(Status::EXISTS);
-        } else {
-            refusals.extend(self.check_change(at.0));
-        }
-        refuse(refusals)?;
+    pub(super) fn link(&mut self, id: Id, at: Place<'_>) -> Done<()> {
+        check_name(at.1)?;
+        ensure(self.look(at)?.is_none(), Status::EXISTS)?;
+        self.check_change(at.0)?;
+        ensure(!self.node(id)?.is_directory(), Status::NOT_PERMITTED)?;
+        ensure(self.nodes[&id].links > 0, Status::NOT_FOUND)?;
         let now = self.now_ns;
         self.enter(at, Some(id));
         self.count(id, 1);
@@ -352,26 +329,56 @@ impl Oracle {
         Ok(())
     }
 
-    /// Two names change places.
-    pub(super) fn exchange(&mut self, from: Place<'_>, to: Place<'_>) -> Result<(), Refusals> {
-        if let Err(status) = check_name(from.1).and(check_name(to.1)) {
-            return Err(self.refusals_beside(status, from, to.0));
+    /// Moves a name, over what is there, or lets two change places.
+    pub(super) fn rename(&mut self, from: Place<'_>, to: Place<'_>, flags: u32) -> Done<()> {
+        let exchanges = flags & name_flags::EXCHANGE != 0;
+        check_name(from.1)?;
+        check_name(to.1)?;
+        self.check_directory(from.0)?;
+        self.check_directory(to.0)?;
+        let id = self.entry(from)?.ok_or(Status::NOT_FOUND)?;
+        let old = self.entry(to)?;
+        ensure(flags & name_flags::NO_REPLACE == 0 || old.is_none(), Status::EXISTS)?;
+        ensure(!exchanges || old.is_some(), Status::NOT_FOUND)?;
+        // What gets another parent.
+        let moves = |id: &Id| from.0 != to.0 && self.is_directory(*id);
+        let moved = [Some(id).filter(moves), old.filter(|old| exchanges && moves(old))];
+        for (moved, into) in moved.iter().zip([to.0, from.0]) {
+            ensure(moved.is_none_or(|moved| !self.is_above(moved, into)), Status::INVALID)?;
         }
-        let (id, old) = self.both_there(from, to, true)?;
-        let mut refusals = self.check_removal(from.0, id);
-        refusals.extend(self.check_removal(to.0, old));
-        for (moved, from, to) in [(id, from.0, to.0), (old, to.0, from.0)] {
-            if self.is_directory(moved) && from != to {
-                refusals.extend(self.check_change(moved));
-                refusals.extend(self.is_above(moved, to).then_some(Status::INVALID));
+        if old == Some(id) {
+            return Ok(());
+        }
+        self.check_removal(from.0, id)?;
+        match old {
+            Some(old) => self.check_removal(to.0, old)?,
+            None => self.check_change(to.0)?,
+        }
+        if let Some(old) = old.filter(|_| !exchanges) {
+            let (moves, stands) = (self.is_directory(id), self.is_directory(old));
+            ensure(!moves || stands, Status::NOT_DIRECTORY)?;
+            ensure(moves || !stands, Status::IS_DIRECTORY)?;
+        }
+        for moved in moved.iter().flatten() {
+            ensure(self.caller.may(&self.nodes[moved], WRITE), Status::ACCESS)?;
+        }
+        match old {
+            Some(old) if exchanges => {
+                self.put(id, from.0, to);
+                self.put(old, to.0, from);
+                return Ok(());
             }
+            Some(old) => {
+                if self.is_directory(old) {
+                    ensure(self.entries(old)?.is_empty(), Status::NOT_EMPTY)?;
+                    self.count(to.0, -1);
+                }
+                self.release(old);
+            }
+            None => {}
         }
-        if id == old {
-            return nothing_to_do(refusals);
-        }
-        refuse(refusals)?;
+        self.enter(from, None);
         self.put(id, from.0, to);
-        self.put(old, to.0, from);
         Ok(())
     }
 
@@ -401,182 +408,62 @@ impl Oracle {
         }
     }
 
-    /// All that forbids a rename.
-    fn check_rename(&self, (from, id): (Id, Id), to: Id, old: Option<Id>, flags: u32) -> Refusals {
-        let mut refusals = self.check_removal(from, id);
-        match old {
-            Some(old) if flags & name_flags::NO_REPLACE == 0 => {
-                refusals.extend(self.check_removal(to, old));
-            }
-            _ => refusals.extend(self.check_change(to)),
-        }
-        if old.is_some() && flags & name_flags::NO_REPLACE != 0 {
-            refusals.push(Status::EXISTS);
-        }
-        // It gets another parent, which is one of its entries.
-        if self.is_directory(id) && from != to {
-            refusals.extend(self.check_change(id));
-        }
-        if self.is_directory(id) && self.is_above(id, to) {
-            refusals.push(Status::INVALID);
-        }
-        match old.map(|old| (self.is_directory(id), self.entries(old))) {
-            Some((true, Err(status))) => refusals.push(status),
-            Some((false, Ok(_))) => refusals.push(Status::IS_DIRECTORY),
-            Some((true, Ok(entries))) if !entries.is_empty() => refusals.push(Status::NOT_EMPTY),
-            _ => {}
-        }
-        refusals
-    }
-
-    /// What the two names of a rename lead to; the second to [`NOBODY`] unless it has to be there.
-    fn both_there(&self, from: Place<'_>, to: Place<'_>, both: bool) -> Result<(Id, Id), Refusals> {
-        let there = self.check_place(to).and_then(|()| self.entry(to).or_else(one));
-        let there = there.and_then(|old| match old {
-            None if both => one(Status::NOT_FOUND),
-            old => Ok(old.unwrap_or(NOBODY)),
-        });
-        match (self.entry_there(from), there) {
-            (Ok(id), Ok(old)) => Ok((id, old)),
-            // Nobody says which directory is looked at first.
-            (Ok(id), Err(mut refusals)) => {
-                refusals.extend(self.check_removal(from.0, id));
-                if self.is_directory(id) {
-                    refusals.extend(self.check_change(id));
-                    refusals.extend(self.is_above(id, to.0).then_some(Status::INVALID));
-                }
-                if self.check_place(to).is_ok() {
-                    refusals.extend(self.check_change(to.0));
-                }
-                Err(refusals)
-            }
-            (Err(refusals), Ok(_)) => Err(refusals),
-            (Err(mut refusals), Err(more)) => {
-                refusals.extend(more);
-                Err(refusals)
-            }
-        }
-    }
-
-    /// What else may be told of a rename with a bad name: nobody says what is looked at first.
-    fn refusals_beside(&self, status: Status, from: Place<'_>, to: Id) -> Refusals {
-        let mut refusals = vec![status];
-        for directory in [from.0, to] {
-            match self.nodes.get(&directory) {
-                None => refusals.push(Status::STALE_HANDLE),
-                Some(node) if !node.is_directory() => refusals.push(Status::NOT_DIRECTORY),
-                Some(node) if !self.caller.may(node, WRITE | SEARCH) => {
-                    refusals.push(Status::ACCESS);
-                }
-                Some(_) => {}
-            }
-        }
-        if let Ok(Some(id)) = self.entry(from) {
-            refusals.extend(self.check_removal(from.0, id));
-            if self.is_directory(id) {
-                refusals.extend(self.check_change(id));
-            }
-        }
-        refusals
-    }
-
-    pub(super) fn rename(
-        &mut self,
-        from: Place<'_>,
-        to: Place<'_>,
-        flags: u32,
-    ) -> Result<(), Refusals> {
-        if let Err(status) = check_name(from.1).and(check_name(to.1)) {
-            return Err(self.refusals_beside(status, from, to.0));
-        }
-        let (id, old) = self.both_there(from, to, false)?;
-        let old = (old != NOBODY).then_some(old);
-        let refusals = self.check_rename((from.0, id), to.0, old, flags);
-        if old == Some(id) && flags & name_flags::NO_REPLACE == 0 {
-            return nothing_to_do(refusals);
-        }
-        refuse(refusals)?;
-        if let Some(old) = old {
-            if self.is_directory(old) {
-                self.count(to.0, -1);
-            }
-            self.release(old);
-        }
-        self.enter(from, None);
-        self.put(id, from.0, to);
-        Ok(())
-    }
-
     /// Follows a path; `.` and `..` are the directory and the one above.
-    pub(super) fn lookup(&self, from: Id, path: &[u8]) -> Result<Id, Refusals> {
-        if path.len() > PATH_BYTES_MAX {
-            return one(Status::NAME_TOO_LONG);
-        }
-        self.node(from).or_else(one)?;
+    pub(super) fn lookup(&self, from: Id, path: &[u8]) -> Done<Id> {
+        ensure(path.len() <= PATH_BYTES_MAX, Status::NAME_TOO_LONG)?;
+        self.node(from)?;
         if path.is_empty() {
             return Ok(from);
         }
         let mut at = from;
         for component in path.split(|byte| *byte == b'/') {
-            let node = &self.nodes[&at];
-            let Content::Directory { parent, entries } = &node.content else {
-                return one(Status::NOT_DIRECTORY);
+            self.check_directory(at)?;
+            ensure(component.len() <= NAME_BYTES_MAX, Status::NAME_TOO_LONG)?;
+            let Content::Directory { parent, entries } = &self.nodes[&at].content else {
+                return Err(Status::NOT_DIRECTORY);
             };
-            let too_long = component.len() > NAME_BYTES_MAX;
-            let denied = !self.caller.may(node, SEARCH);
-            let long = too_long.then_some(Status::NAME_TOO_LONG);
-            refuse(long.into_iter().chain(denied.then_some(Status::ACCESS)).collect())?;
             at = match component {
                 b"" | b"." => at,
                 b".." => *parent,
-                name => entries.get(name).copied().ok_or(Status::NOT_FOUND).or_else(one)?,
+                name => *entries.get(name).ok_or(Status::NOT_FOUND)?,
             };
         }
         Ok(at)
     }
 
     /// The entries of a directory, as they are listed.
-    pub(super) fn list(&self, id: Id) -> Result<&BTreeMap<Vec<u8>, Id>, Refusals> {
-        let entries = self.entries(id).or_else(one)?;
-        let readable = self.caller.may(&self.nodes[&id], READ);
-        refuse((!readable).then_some(Status::ACCESS).into_iter().collect())?;
+    pub(super) fn list(&self, id: Id) -> Done<&BTreeMap<Vec<u8>, Id>> {
+        let entries = self.entries(id)?;
+        ensure(self.caller.may(&self.nodes[&id], READ), Status::ACCESS)?;
         Ok(entries)
     }
 
-    /// What forbids a SETATTR.
-    fn check_setting(&self, node: &Node, setting: &Setting) -> Refusals {
+    fn check_setting(&self, id: Id, setting: &Setting) -> Done<()> {
         use attribute_mask::{ATIME, ATIME_NOW, GID, MODE, MTIME, MTIME_NOW, SIZE, UID};
+        let node = self.node(id)?;
         let has = |bits: u32| setting.mask & bits != 0;
+        let twice = has(ATIME) && has(ATIME_NOW) || has(MTIME) && has(MTIME_NOW);
+        ensure(!twice, Status::INVALID)?;
+        ensure(!(has(SIZE) && node.is_directory()), Status::IS_DIRECTORY)?;
         let (caller, owns) = (&self.caller, self.caller.uid == node.uid);
-        let may_write = caller.may(node, WRITE);
-        let mut refusals = Refusals::new();
-        if has(ATIME) && has(ATIME_NOW) || has(MTIME) && has(MTIME_NOW) {
-            refusals.push(Status::INVALID);
-        }
-        if has(SIZE) && node.is_directory() {
-            refusals.push(Status::IS_DIRECTORY);
-        }
         if caller.is_root() {
-            return refusals;
+            return Ok(());
         }
+        let may_write = caller.may(node, WRITE);
+        ensure(!has(SIZE) || may_write || self.is_open_for(id, WRITE), Status::ACCESS)?;
+        let times = setting.mask & (ATIME | MTIME | ATIME_NOW | MTIME_NOW);
+        let are_now = times == ATIME_NOW | MTIME_NOW;
+        ensure(!are_now || owns || may_write, Status::ACCESS)?;
         let takes_user = has(UID) && setting.uid != node.uid;
         let takes_group = has(GID) && setting.gid != node.gid && !caller.is_in(setting.gid);
-        if has(MODE | UID | GID) && !owns || takes_user || takes_group {
-            refusals.push(Status::NOT_PERMITTED);
-        }
-        let times = setting.mask & (ATIME | MTIME | ATIME_NOW | MTIME_NOW);
-        if times == ATIME_NOW | MTIME_NOW && !owns && !may_write || has(SIZE) && !may_write {
-            refusals.push(Status::ACCESS);
-        }
-        if times != 0 && times != ATIME_NOW | MTIME_NOW && !owns {
-            refusals.push(Status::NOT_PERMITTED);
-        }
-        refusals
+        let sets_times = times != 0 && !are_now;
+        let may = owns && !takes_user && !takes_group || !(has(UID | GID | MODE) || sets_times);
+        ensure(may, Status::NOT_PERMITTED)
     }
 
-    pub(super) fn set(&mut self, id: Id, setting: &Setting) -> Result<(), Refusals> {
+    pub(super) fn set(&mut self, id: Id, setting: &Setting) -> Done<()> {
         let (now, caller) = (self.now_ns, self.caller);
-        refuse(self.check_setting(self.node(id).or_else(one)?, setting))?;
+        self.check_setting(id, setting)?;
         let has = |bit: u32| setting.mask & bit != 0;
         let node = self.nodes.get_mut(&id).expect("checked");
         let is_file = !node.is_directory();
@@ -627,26 +514,20 @@ impl Oracle {
         Ok(())
     }
 
-    /// What forbids I/O by a handle.
-    fn check_io(&self, id: Id, wanted: u32) -> Result<(), Refusals> {
-        let node = self.node(id).or_else(one)?;
+    /// Whether a file may be read or written by its handle.
+    fn check_io(&self, id: Id, wanted: u32) -> Done<()> {
+        let node = self.node(id)?;
+        ensure(!node.is_directory(), Status::IS_DIRECTORY)?;
         let may = self.caller.uid == node.uid || self.caller.may(node, wanted);
-        let denied = (!may).then_some(Status::ACCESS);
-        let directory = node.is_directory().then_some(Status::IS_DIRECTORY);
-        refuse(denied.into_iter().chain(directory).collect())
+        ensure(may || self.is_open_for(id, wanted), Status::ACCESS)
     }
 
     /// Where the bytes went, and the size after it. `None` appends.
-    pub(super) fn write(
-        &mut self,
-        id: Id,
-        offset: Option<u64>,
-        data: &[u8],
-    ) -> Result<(u64, u64), Refusals> {
+    pub(super) fn write(&mut self, id: Id, offset: Option<u64>, data: &[u8]) -> Done<(u64, u64)> {
         self.check_io(id, WRITE)?;
         let (now, is_root) = (self.now_ns, self.caller.is_root());
         let node = self.nodes.get_mut(&id).expect("checked");
-        let Content::File(bytes) = &mut node.content else { return one(Status::IS_DIRECTORY) };
+        let Content::File(bytes) = &mut node.content else { return Err(Status::IS_DIRECTORY) };
         let start = offset.map_or(bytes.len(), |offset| offset as usize);
         let end = start + data.len();
         bytes.resize(bytes.len().max(end), 0);
@@ -660,15 +541,10 @@ impl Oracle {
     }
 
     /// The bytes, and whether the file ends with them.
-    pub(super) fn read(
-        &self,
-        id: Id,
-        offset: u64,
-        length: usize,
-    ) -> Result<(&[u8], bool), Refusals> {
+    pub(super) fn read(&self, id: Id, offset: u64, length: usize) -> Done<(&[u8], bool)> {
         self.check_io(id, READ)?;
         let Content::File(bytes) = &self.nodes[&id].content else {
-            return one(Status::IS_DIRECTORY);
+            return Err(Status::IS_DIRECTORY);
         };
         let start = offset as usize;
         let end = (start + length).min(bytes.len());
