@@ -534,6 +534,16 @@ message! {
     }
 }
 
+message! {
+    /// Follows the last [`DeclareOpen`] of a new channel: the host has told all that it has open there. No
+    /// reply. When every session of the last run has sent this or has ended, files are dropped that have
+    /// neither a name nor an open.
+    0x5e, 8, ReclaimComplete {
+        /// Reserved, 0.
+        reserved: U64,
+    }
+}
+
 /// Attributes of an inode.
 #[derive(
     Clone,

@@ -638,6 +638,7 @@ message(0x51, "DeclareOpen", {
 }, {
     summary = function(body) return inode_operations[number_at(body, 16, 2)] end,
 })
+message(0x5e, "ReclaimComplete", { { "reserved", reserved(8) } })
 tail_field("XattrRequest", "name", ProtoField.string)
 tail_field("XattrRequest", "value", ProtoField.bytes)
 message(0x52, "XattrRequest", {

@@ -57,13 +57,22 @@ pub(crate) struct Known {
     pub(crate) opener: Option<Definition>,
 }
 
+/// What a reactor has to be told.
+#[derive(Debug)]
+pub(crate) enum Untold {
+    /// A file is open; its opener is to be made known first.
+    Open(DeclareOpen, Option<Definition>),
+    /// These were all.
+    Complete,
+}
+
 /// All opens of a client.
 #[derive(Debug, Default)]
 pub(crate) struct Opens {
     last: u32,
     table: BTreeMap<OpenId, Known>,
-    /// To be told to a reactor whose channel is open.
-    untold: VecDeque<(u16, OpenId)>,
+    /// To be told to a reactor whose channel is open; `None`: that this was all.
+    untold: VecDeque<(u16, Option<OpenId>)>,
 }
 
 impl Opens {
@@ -88,11 +97,12 @@ impl Opens {
     }
 
     /// A reactor has a new channel: it is told of the opens for which `is_there` says that they are
-    /// at it.
+    /// at it, and that it knows them all then.
     pub(crate) fn channel_open(&mut self, reactor: u16, is_there: impl Fn(Handle) -> bool) {
         self.channel_lost(reactor);
         let there = self.table.iter().filter(|(_, known)| is_there(known.file));
-        self.untold.extend(there.map(|(open, _)| (reactor, *open)));
+        self.untold.extend(there.map(|(open, _)| (reactor, Some(*open))));
+        self.untold.push_back((reactor, None));
     }
 
     /// A reactor has no channel.
@@ -101,8 +111,9 @@ impl Opens {
     }
 
     /// The next message that a reactor shall get, until [`Opens::told`].
-    pub(crate) fn untold(&mut self) -> Option<(u16, DeclareOpen, Option<Definition>)> {
+    pub(crate) fn untold(&mut self) -> Option<(u16, Untold)> {
         while let Some((reactor, open)) = self.untold.front() {
+            let Some(open) = open else { return Some((*reactor, Untold::Complete)) };
             if let Some(known) = self.table.get(open) {
                 let message = DeclareOpen {
                     handle: known.file,
@@ -110,7 +121,7 @@ impl Opens {
                     identity: U16::new(known.identity.0),
                     open: U32::new(open.0),
                 };
-                return Some((*reactor, message, known.opener));
+                return Some((*reactor, Untold::Open(message, known.opener)));
             }
             self.untold.pop_front();
         }

@@ -200,6 +200,11 @@ impl Core {
                     return contradiction("an extended attribute of inode", inode.0);
                 }
             }
+            Change::SessionKnown { session, instance } => {
+                if self.sessions.of_log(session, instance).is_none() {
+                    return contradiction("session", session);
+                }
+            }
             Change::SessionEnded { session } => self.sessions.remove(session),
             Change::Prepared { coordinator, order, effects } => {
                 self.apply_prepared(origin, (coordinator, order), effects)?;

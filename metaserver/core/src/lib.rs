@@ -378,6 +378,7 @@ impl Core {
         } else {
             self.sessions.remove(id);
         }
+        self.reclaim_complete(now, session, sink);
         self.settle(now, sink);
     }
 

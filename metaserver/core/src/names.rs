@@ -81,7 +81,7 @@ impl Core {
             name_operation::READDIR => self.counters.readdirs += 1,
             _ => self.counters.name_changes += 1,
         }
-        self.open_made_again(session, request);
+        self.open_made_again(now, session, request, sink);
         if let Some(context) = self.admit(session, &request.header, kind_of(request), sink) {
             self.start_name(now, context, request, names, sink);
         }
@@ -171,7 +171,7 @@ impl Core {
     ) -> Result<(), Stop> {
         self.check_place(parent, names.name)?;
         if let Some(entry) = self.entry(parent, names.name) {
-            return self.open_existing(context, parent, entry, request, sink);
+            return self.open_existing(now, context, parent, entry, request, sink);
         }
         let inode = self.new_inode(context.shard());
         let open = self.open_of_create(context.session, request)?;
@@ -180,13 +180,15 @@ impl Core {
         let made = (inode, mode, set.list());
         self.make_node(now, context, (parent, names.name), request, made, sink);
         if let Some(open) = open {
-            self.note_open(context.session, (inode, request.open.get()), open)?;
+            let key = (inode, request.open.get());
+            self.note_open(now, context.session, key, open, sink)?;
         }
         Ok(())
     }
 
     fn open_existing(
         &mut self,
+        now: Now,
         context: &Context,
         parent: Inode,
         entry: Entry,
@@ -202,10 +204,13 @@ impl Core {
         let directory = self.nodes.get(&parent).map_or(Lsn(0), |node| node.lsn);
         let (attributes, after) = match self.nodes.get(&entry.inode) {
             Some(node) => {
-                let found = (node.attributes(), directory.max(node.lsn));
+                let mut found = (node.attributes(), directory.max(node.lsn));
                 if let Some(rights) = rights_of_create(request) {
-                    let (number, identity) = (request.open.get(), request.identity.get());
-                    self.open_file(context.session, entry.inode, number, identity, rights)?;
+                    let (key, identity) =
+                        ((entry.inode, request.open.get()), request.identity.get());
+                    let known_since =
+                        self.open_file(now, context.session, key, identity, rights, sink)?;
+                    found.1 = found.1.max(known_since);
                 }
                 found
             }

@@ -9,7 +9,9 @@
 //! After a start the hosts of the last run may come back, and nobody knows what they have open. Until
 //! [`Core::end_reclaim`] each file of the last run is taken for open: one whose last name goes, by
 //! recovery or by a request, stays as an orphan, and so do the orphans that the log tells of. Those that
-//! nobody has declared by then are dropped. What is made after the start is nobody's of the last run.
+//! nobody has declared by then are dropped. That is when all sessions that the log knows have told what
+//! they have open, or have ended; so a session is recorded before its first open is answered
+//! ([`Change::SessionKnown`]). What is made after the start is nobody's of the last run.
 
 use gannet_proto::limits::SHARDS;
 use gannet_proto::operations::{
@@ -50,6 +52,8 @@ pub(crate) struct Opens {
     awaited: FxHashSet<Inode>,
     /// While these may come back: the highest inode number that the last run gave out, by shard.
     reclaimable: Option<Box<[u64; SHARDS]>>,
+    /// Sessions of the last run that have not told yet what they have open.
+    returning: FxHashSet<u32>,
     /// Orphans that nobody has open: to be dropped.
     abandoned: Vec<Inode>,
 }
@@ -168,19 +172,20 @@ impl Core {
         let number = request.open.get();
         let done = match rights_of(request.operation.get()) {
             Some(rights) => {
-                self.open_file(context.session, inode, number, request.identity.get(), rights)
+                let identity = request.identity.get();
+                self.open_file(now, context.session, (inode, number), identity, rights, sink)
             }
             None => {
                 self.close_file(context.session, inode, number);
-                Ok(())
+                Ok(Lsn(0))
             }
         };
         match done {
-            Ok(()) => {
+            Ok(known_since) => {
                 let node = self.nodes.get(&inode);
                 let found = node.map(|node| (node.lsn, node.attributes()));
                 let (after, attributes) = found.unwrap_or((Lsn(0), Attributes::default()));
-                self.answer_entry(context, after, (attributes, 0), None, sink);
+                self.answer_entry(context, after.max(known_since), (attributes, 0), None, sink);
             }
             Err(status) => self.answer_status(context, ReplyKind::Entry, status, sink),
         }
@@ -208,7 +213,13 @@ impl Core {
 
     /// A CREATE that made and opened a file is asked again. Its answer is in the log, and the open may have
     /// gone with a restart: it is there again when the host has the answer.
-    pub(crate) fn open_made_again(&mut self, session: SessionIndex, request: &NameRequest) {
+    pub(crate) fn open_made_again(
+        &mut self,
+        now: Now,
+        session: SessionIndex,
+        request: &NameRequest,
+        sink: &mut impl Sink,
+    ) {
         let (header, Some(rights)) = (&request.header, rights_of_create(request)) else { return };
         let uid = match self.asker(session, request.identity.get()) {
             Ok(asker) if self.ready => asker.map_or(0, |asker| asker.uid),
@@ -225,18 +236,20 @@ impl Core {
         };
         if self.nodes.contains_key(&made) {
             // Beyond the bound on opens it stays as long as it has a name.
-            let _noted = self.note_open(session, (made, request.open.get()), Open { uid, rights });
+            let key = (made, request.open.get());
+            let _noted = self.note_open(now, session, key, Open { uid, rights }, sink);
         }
     }
 
     pub(crate) fn open_file(
         &mut self,
+        now: Now,
         session: SessionIndex,
-        inode: Inode,
-        number: u32,
+        (inode, number): (Inode, u32),
         identity: u16,
         rights: u32,
-    ) -> Result<(), Status> {
+        sink: &mut impl Sink,
+    ) -> Result<Lsn, Status> {
         let node = self.nodes.get(&inode).ok_or(Status::STALE_HANDLE)?;
         if node.file().is_none() && rights & WRITE != 0 {
             return Err(Status::IS_DIRECTORY);
@@ -246,23 +259,35 @@ impl Core {
             return Err(Status::ACCESS);
         }
         let uid = asker.map_or(0, |asker| asker.uid);
-        self.note_open(session, (inode, number), Open { uid, rights })
+        self.note_open(now, session, (inode, number), Open { uid, rights }, sink)
     }
 
+    /// Notes an open, and tells after what its answer may leave: a start has to know of the session.
     pub(crate) fn note_open(
         &mut self,
-        session: SessionIndex,
+        now: Now,
+        index: SessionIndex,
         key: (Inode, u32),
         open: Open,
-    ) -> Result<(), Status> {
-        let session = self.sessions.find(session).ok_or(Status::STALE_HANDLE)?;
+        sink: &mut impl Sink,
+    ) -> Result<Lsn, Status> {
+        let session = self.sessions.find(index).ok_or(Status::STALE_HANDLE)?;
         if session.opens.len() >= OPENS_MAX && !session.opens.contains_key(&key) {
             return Err(Status::TOO_MANY_OPEN);
         }
         if session.opens.insert(key, open).is_none() {
             self.opens.add(key.0);
         }
-        Ok(())
+        if let Some(known_since) = session.known_since {
+            return Ok(known_since);
+        }
+        let change = Change::SessionKnown { session: session.id.0, instance: session.instance };
+        let origin = self.origin_of_core(now, None);
+        let (known_since, _) = self.commit(&origin, &change, sink);
+        if let Some(session) = self.sessions.find(index) {
+            session.known_since = Some(known_since);
+        }
+        Ok(known_since)
     }
 
     fn close_file(&mut self, session: SessionIndex, inode: Inode, number: u32) {
@@ -276,7 +301,13 @@ impl Core {
     /// of the last run until [`Core::end_reclaim`], and for whom the file's mode lets or who owns it: an
     /// owner may have opened it whatever its mode, and has its way with it all the same. An open that is
     /// known stays as it is.
-    pub fn declare_open(&mut self, session: SessionIndex, request: &DeclareOpen) {
+    pub fn declare_open(
+        &mut self,
+        now: Now,
+        session: SessionIndex,
+        request: &DeclareOpen,
+        sink: &mut impl Sink,
+    ) {
         let (inode, number) = (request.handle.inode(), request.open.get());
         let Some(rights) = rights_of(request.operation.get()) else { return };
         let known = self.sessions.view(session).map(|session| &session.opens);
@@ -293,7 +324,8 @@ impl Core {
         if self.opens.is_reclaimable(inode) && may_open && fits {
             let uid = asker.map_or(0, |asker| asker.uid);
             // Beyond the bound the file is kept by whoever else has it open.
-            let _noted = self.note_open(session, (inode, number), Open { uid, rights });
+            let open = Open { uid, rights };
+            let _noted = self.note_open(now, session, (inode, number), open, sink);
         }
     }
 
@@ -321,12 +353,27 @@ impl Core {
     /// The log is read: from now on hosts of the last run may declare what they have open.
     pub(crate) fn begin_reclaim(&mut self) {
         self.opens.replayed(std::array::from_fn(|shard| self.shards[shard].last_number));
+        self.opens.returning = self.sessions.iter().map(|(index, _)| index.0).collect();
+    }
+
+    /// A host has told all that it has open.
+    pub fn reclaim_complete(&mut self, now: Now, session: SessionIndex, sink: &mut impl Sink) {
+        self.opens.returning.remove(&session.0);
+        self.end_reclaim_if_all_returned(now, sink);
+    }
+
+    /// Nobody of the last run is awaited any more: need not wait for the leases' end.
+    pub(crate) fn end_reclaim_if_all_returned(&mut self, now: Now, sink: &mut impl Sink) {
+        if self.ready && self.opens.reclaimable.is_some() && self.opens.returning.is_empty() {
+            self.end_reclaim(now, sink);
+        }
     }
 
     /// The hosts of the last run have come back by now, or do not: what none of them has declared
     /// open is dropped.
     pub fn end_reclaim(&mut self, now: Now, sink: &mut impl Sink) {
         self.opens.reclaimable = None;
+        self.opens.returning.clear();
         let mut awaited: Vec<Inode> = std::mem::take(&mut self.opens.awaited).into_iter().collect();
         awaited.sort_unstable();
         awaited.into_iter().for_each(|inode| self.opens.abandon_if_unused(inode));

@@ -227,6 +227,8 @@ pub(crate) enum Change<'a> {
     XattrSet { inode: Inode, name: &'a [u8], value: &'a [u8] },
     /// An inode has lost an extended attribute.
     XattrRemoved { inode: Inode, name: &'a [u8] },
+    /// A session has files open, which leave no record of their own: a start waits for its host.
+    SessionKnown { session: u64, instance: u64 },
     /// A session and its kept replies are forgotten.
     SessionEnded { session: u64 },
     /// The shard is ready to take part in an operation of another shard, the coordinator, and does

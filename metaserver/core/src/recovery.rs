@@ -115,5 +115,6 @@ impl Core {
             self.forget_decision(now, id, sink);
         }
         self.ready = true;
+        self.end_reclaim_if_all_returned(now, sink);
     }
 }

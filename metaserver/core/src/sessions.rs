@@ -12,12 +12,12 @@ use gannet_proto::slots::{Admission, Slot};
 use gannet_proto::{Inode, RegionId, SessionId, ShardId, Status};
 use rustc_hash::FxHashMap;
 
-use crate::SessionIndex;
 use crate::identities::Identities;
 use crate::opens::Open;
 use crate::operations::OperationId;
 use crate::record::IoKept;
 use crate::registrations::Registrations;
+use crate::{Lsn, SessionIndex};
 
 /// Most sessions of a reactor.
 pub(crate) const SESSIONS_MAX: usize = 1 << 16;
@@ -90,6 +90,8 @@ pub(crate) struct Session {
     pub connected: bool,
     /// The log knows it.
     pub durable: bool,
+    /// Where the log says that a start has to wait for what it has open.
+    pub known_since: Option<Lsn>,
     restarted: bool,
     pub identities: Identities,
     /// What it has open, by inode and its own number.
@@ -106,6 +108,7 @@ impl Session {
             instance,
             connected: false,
             durable: restarted,
+            known_since: restarted.then_some(Lsn(0)),
             restarted,
             identities: Identities::default(),
             opens: BTreeMap::new(),
@@ -223,6 +226,18 @@ impl Sessions {
         Some(SessionIndex(index))
     }
 
+    /// A session that the log knows. `None` if there are too many.
+    pub(crate) fn of_log(&mut self, id: u64, instance: u64) -> Option<&mut Session> {
+        let index = match self.index.get(&id).copied() {
+            Some(index) => SessionIndex(index),
+            None => self.insert(Session::new(SessionId(id), instance, true))?,
+        };
+        let session = self.find(index)?;
+        session.instance = instance;
+        session.durable = true;
+        Some(session)
+    }
+
     /// Notes a kept reply of a record. `false` if there are too many sessions.
     pub(crate) fn recorded(
         &mut self,
@@ -230,15 +245,7 @@ impl Sessions {
         (shard, slot, sequence): (ShardId, u16, u64),
         reply: KeptReply,
     ) -> bool {
-        let index = match self.index.get(&id).copied() {
-            Some(index) => SessionIndex(index),
-            None => match self.insert(Session::new(SessionId(id), instance, true)) {
-                Some(index) => index,
-                None => return false,
-            },
-        };
-        let Some(session) = self.find(index) else { return false };
-        session.instance = instance;
+        let Some(session) = self.of_log(id, instance) else { return false };
         let slot = session.slot(shard, slot);
         slot.slot.answer(sequence, 1, Some(reply));
         true

@@ -8,8 +8,8 @@ use gannet_proto::control::{SessionClose, SessionOpen, TargetStats};
 use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Cancel, ConnectTarget, DeclareOpen, HostHello, HostWelcome, InodeRequest, NameRequest, Read,
-    Register, RequestHeader, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply,
-    Unregister, Write,
+    ReclaimComplete, Register, RequestHeader, SetAttributes, StatFs, StatFsReply, Stats,
+    StatsReply, TargetReply, Unregister, Write,
 };
 use gannet_proto::packet::{DecodeError, Frame, Message};
 use gannet_proto::xattr::XattrRequest;
@@ -138,7 +138,11 @@ impl<F: Fabric, D: Disk> MetaServer<F, D> {
                 core.xattr_request(core_now, host, request, request.xattr(tail)?, sink);
             }
             DeclareOpen::KIND => {
-                core.declare_open(host, frame.read::<DeclareOpen>()?.0);
+                core.declare_open(core_now, host, frame.read::<DeclareOpen>()?.0, sink);
+            }
+            ReclaimComplete::KIND => {
+                frame.read::<ReclaimComplete>()?;
+                core.reclaim_complete(core_now, host, sink);
             }
             Register::KIND => core.register(host, frame.read::<Register>()?.0),
             Unregister::KIND => {

@@ -5,7 +5,8 @@ use gannet_fabric::{ConnectionId, DisconnectReason, Event, Fabric};
 use gannet_proto::data::{DataHello, DataWelcome};
 use gannet_proto::handshake::{Hello, Refusal, features};
 use gannet_proto::operations::{
-    ConnectTarget, HostHello, HostWelcome, RequestHeader, SESSION_SHARD, TargetReply, Unregister,
+    ConnectTarget, HostHello, HostWelcome, ReclaimComplete, RequestHeader, SESSION_SHARD,
+    TargetReply, Unregister,
 };
 use gannet_proto::packet::{DecodeError, Frame, Message, PacketWriter};
 use gannet_proto::{Epoch, Status};
@@ -15,6 +16,7 @@ use super::{Client, Role};
 use crate::counters::{Role as ServerRole, ServerConnection};
 use crate::error::ErrorKind;
 use crate::link::{Due, Link, Lost, Phase};
+use crate::opens::Untold;
 use crate::targets::ticket;
 use crate::waiting::Queue;
 
@@ -180,12 +182,16 @@ impl<F: Fabric> Client<F> {
                 entry.ask = self.channels[0].outbox.push_control(&message, &[]).is_err();
             }
         }
-        while let Some((reactor, message, opener)) = self.opens.untold() {
+        while let Some((reactor, untold)) = self.opens.untold() {
             let outbox = &mut self.channels[reactor].outbox;
-            let told = opener
-                .as_ref()
-                .map_or(Ok(()), |opener| self.identities.tell_former(opener, reactor, outbox));
-            if told.and_then(|()| outbox.push(&message, &[])).is_err() {
+            let told = match untold {
+                Untold::Open(message, opener) => opener
+                    .as_ref()
+                    .map_or(Ok(()), |opener| self.identities.tell_former(opener, reactor, outbox))
+                    .and_then(|()| outbox.push(&message, &[])),
+                Untold::Complete => outbox.push(&ReclaimComplete::default(), &[]),
+            };
+            if told.is_err() {
                 break;
             }
             self.opens.told();

@@ -305,6 +305,10 @@ fn decode_body<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, RecordError> {
                 parent: reader.inode("parent", body.other)?,
             }
         }
+        kind::SESSION_KNOWN => {
+            let body = reader.take::<PairBody>()?;
+            Change::SessionKnown { session: body.inode.get(), instance: body.other.get() }
+        }
         kind::SESSION_ENDED => {
             Change::SessionEnded { session: reader.take::<PairBody>()?.inode.get() }
         }

@@ -49,6 +49,7 @@ impl Change<'_> {
             Change::ZoneAssigned { .. } => kind::ZONE_ASSIGNED,
             Change::ZoneReturned { .. } => kind::ZONE_RETURNED,
             Change::SessionEnded { .. } => kind::SESSION_ENDED,
+            Change::SessionKnown { .. } => kind::SESSION_KNOWN,
             Change::Prepared { .. } => kind::PREPARED,
             Change::Decided { .. } => kind::DECIDED,
             Change::Applied { .. } => kind::APPLIED,
@@ -152,6 +153,10 @@ fn encode_body(bytes: &mut Vec<u8>, change: &Change<'_>) {
         }
         Change::ParentSet { inode, parent } => {
             let body = PairBody { inode: U64::new(inode.0), other: U64::new(parent.0) };
+            put(bytes, body.as_bytes(), [&[], &[]]);
+        }
+        Change::SessionKnown { session, instance } => {
+            let body = PairBody { inode: U64::new(session), other: U64::new(instance) };
             put(bytes, body.as_bytes(), [&[], &[]]);
         }
         Change::SessionEnded { session } => {

@@ -22,6 +22,7 @@ pub(super) mod kind {
     pub(in crate::record) const ZONE_ASSIGNED: u16 = 14;
     pub(in crate::record) const ZONE_RETURNED: u16 = 15;
     pub(in crate::record) const SESSION_ENDED: u16 = 16;
+    pub(in crate::record) const SESSION_KNOWN: u16 = 17;
     pub(in crate::record) const PREPARED: u16 = 20;
     pub(in crate::record) const DECIDED: u16 = 21;
     pub(in crate::record) const APPLIED: u16 = 22;

@@ -14,8 +14,8 @@ use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Cancel, ConnectTarget, ConnectionEntry, CounterEntry, DeclareOpen, DirectoryEntry,
     DirectoryReply, EntryReply, HostHello, HostWelcome, InodeRequest, IoReply, NameRequest, Read,
-    Register, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply, Unregister,
-    Window, Write,
+    ReclaimComplete, Register, SetAttributes, StatFs, StatFsReply, Stats, StatsReply, TargetReply,
+    Unregister, Window, Write,
 };
 use gannet_proto::packet::{Message, PacketWriter};
 use gannet_proto::xattr::{XattrReply, XattrRequest};
@@ -192,6 +192,7 @@ fn operations() -> Vec<Sample> {
         ),
         plain::<StatFsReply>(),
         plain::<DeclareOpen>(),
+        plain::<ReclaimComplete>(),
         sample::<XattrRequest>(
             |it| (it.name_bytes, it.value_bytes) = (U16::new(6), U16::new(2)),
             Tail::default().text("user.x", "gannet.xattr_request.name").bytes(

@@ -9,8 +9,8 @@ use gannet_proto::handshake::{Hello, Refusal};
 use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Cancel, ConnectTarget, DeclareOpen, DirectoryReply, EntryReply, HostHello, HostWelcome,
-    InodeRequest, IoReply, NameRequest, Read, Register, SetAttributes, StatFs, StatFsReply, Stats,
-    StatsReply, TargetReply, Unregister, Write,
+    InodeRequest, IoReply, NameRequest, Read, ReclaimComplete, Register, SetAttributes, StatFs,
+    StatFsReply, Stats, StatsReply, TargetReply, Unregister, Write,
 };
 use gannet_proto::packet::{Frame, Frames, Message};
 use gannet_proto::xattr::{XattrReply, XattrRequest};
@@ -48,6 +48,7 @@ fn spell_frame(frame: &Frame<'_>) -> String {
         HostWelcome,
         SetIdentity,
         DeclareOpen,
+        ReclaimComplete,
         XattrRequest,
         XattrReply,
         NameRequest,

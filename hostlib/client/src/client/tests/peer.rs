@@ -11,8 +11,8 @@ use gannet_proto::handshake::{FEATURES_KNOWN, Hello, Refusal};
 use gannet_proto::identity::SetIdentity;
 use gannet_proto::operations::{
     Attributes, BufferRef, Cancel, ConnectTarget, DeclareOpen, EntryReply, HostHello, HostWelcome,
-    InodeRequest, IoReply, NameRequest, Read, Register, RequestHeader, SetAttributes, StatFs,
-    Stats, TargetReply, Unregister, Window, Write, file_type,
+    InodeRequest, IoReply, NameRequest, Read, ReclaimComplete, Register, RequestHeader,
+    SetAttributes, StatFs, Stats, TargetReply, Unregister, Window, Write, file_type,
 };
 use gannet_proto::packet::{Frames, Message, PacketWriter};
 use gannet_proto::xattr::XattrRequest;
@@ -44,6 +44,7 @@ pub(super) enum Asked {
     Register,
     Identity(SetIdentity, Vec<u32>),
     Declare(DeclareOpen),
+    Complete,
     Xattr(XattrRequest, Vec<u8>, Vec<u8>),
     Unregister(Unregister),
     Cancel(Cancel),
@@ -280,6 +281,7 @@ impl Cluster {
                 let xattr = request.xattr(tail).expect("in bounds");
                 Asked::Xattr(*request, xattr.name.to_vec(), xattr.value.to_vec())
             }
+            ReclaimComplete::KIND => Asked::Complete,
             DeclareOpen::KIND => Asked::Declare(*frame.read().expect("whole").0),
             SetIdentity::KIND => {
                 let (message, tail) = frame.read::<SetIdentity>().expect("whole");

@@ -34,7 +34,10 @@ impl World {
             open: U32::new(number),
         };
         let reactor = usize::from(self.config.shard_map[usize::from(inode.shard().unwrap().0)]);
-        self.cores[reactor].declare_open(self.indexes[reactor], &request);
+        let now = self.now();
+        let (core, sink) = (&mut self.cores[reactor], &mut self.sinks[reactor]);
+        core.declare_open(now, self.indexes[reactor], &request, sink);
+        self.run();
     }
 
     /// The hosts of the last run have come back, or do not.
