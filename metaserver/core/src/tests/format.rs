@@ -236,6 +236,11 @@ fn golden_bytes_of_a_decision_and_its_end() {
         (decided, "1500", body),
         (Change::Applied { coordinator }, "1600", "0500000000000000"),
         (Change::Aborted { coordinator }, "1700", "0500000000000000"),
+        (
+            Change::SessionKnown { session: 0x0102, instance: 0x0304 },
+            "1100",
+            "02010000000000000403000000000000",
+        ),
         (Change::Forgotten, "1800", ""),
     ] {
         let mut bytes = Vec::new();

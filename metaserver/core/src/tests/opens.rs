@@ -121,6 +121,57 @@ fn an_open_ends_with_its_session() {
     }
 }
 
+/// Nobody else is awaited when all hosts that the log knows have told what they have open.
+#[test]
+fn what_is_not_open_goes_when_all_hosts_have_told() {
+    for reactors in [1, 2] {
+        for way in 0..WAYS {
+            for returns in [true, false] {
+                let mut world = World::new(reactors, 1, 8192);
+                let before = used(&world);
+                let (file, data) = nameless(&mut world, way, 1);
+                world.restart();
+                world.up_all();
+                if returns {
+                    world.declare(file, OPEN_READ_WRITE, 1);
+                }
+                assert_eq!(world.read(file, 0, 40_000), (data.clone(), true), "not all have told");
+                world.reclaim_complete();
+                if returns {
+                    assert_eq!(world.read(file, 0, 40_000), (data, true), "way {way}");
+                    world.open_file(file, CLOSE, 1).unwrap();
+                }
+                assert_eq!(world.stat(file), Err(Status::STALE_HANDLE), "way {way}");
+                assert_eq!(used(&world), before);
+                world.check();
+            }
+        }
+    }
+}
+
+/// An open leaves no record, but the log has to tell that its host may come back.
+#[test]
+fn a_start_waits_for_a_host_that_has_only_opened() {
+    let mut world = World::new(1, 1, 8192);
+    let file = world.create(ROOT, "file").unwrap();
+    let (now, maker) = (world.now(), world.indexes[0]);
+    world.cores[0].session_end(now, maker, &mut world.sinks[0]);
+    assert!(!world.open(), "a session that the log does not know");
+    let commits = world.cores[0].counters().commits;
+    world.open_file(file, OPEN_READ_WRITE, 1).unwrap();
+    world.open_file(file, OPEN_READ_WRITE, 2).unwrap();
+    assert_eq!(world.cores[0].counters().commits, commits + 1, "told once");
+    assert!(world.restart(), "the log knows it");
+    world.up_all();
+    // Nobody has told anything yet, so the file is taken for open.
+    world.unlink(ROOT, "file").unwrap();
+    assert!(world.stat(file).is_ok());
+    world.declare(file, OPEN_READ_WRITE, 1);
+    world.reclaim_complete();
+    world.open_file(file, CLOSE, 1).unwrap();
+    assert_eq!(world.stat(file), Err(Status::STALE_HANDLE));
+}
+
 #[test]
 fn after_a_restart_hosts_say_what_they_have_open() {
     for reactors in [1, 2] {

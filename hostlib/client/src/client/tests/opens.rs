@@ -53,6 +53,10 @@ fn opens_are_declared_anew_on_each_new_channel_until_they_are_closed() {
             assert_eq!(message.identity.get(), 3);
         }
         assert!(cluster.try_next().is_none(), "what was refused is not open");
+        assert!(
+            cluster.complete.contains(&cluster.meta(0)),
+            "the server is told that this was all"
+        );
     }
     let close = Operation::CloseFile { file: file(0), open: opens[0] };
     cluster.client.submit(close, 2).unwrap();

@@ -62,6 +62,8 @@ pub(super) struct Cluster {
     pub(super) asked: VecDeque<(ConnectionId, Asked)>,
     /// All registrations that reactors were told of.
     pub(super) told: Vec<Register>,
+    /// Channels on which the host has told all that it has open.
+    pub(super) complete: Vec<ConnectionId>,
     /// The windows of the reads and writes sent, by their headers.
     pub(super) named: Vec<(RequestHeader, Vec<Window>)>,
     /// Features required by hellos so far.
@@ -142,6 +144,7 @@ impl Cluster {
             completions: Vec::new(),
             asked: VecDeque::new(),
             told: Vec::new(),
+            complete: Vec::new(),
             named: Vec::new(),
             required: 0,
             features: FEATURES_KNOWN,
@@ -281,8 +284,14 @@ impl Cluster {
                 let xattr = request.xattr(tail).expect("in bounds");
                 Asked::Xattr(*request, xattr.name.to_vec(), xattr.value.to_vec())
             }
-            ReclaimComplete::KIND => Asked::Complete,
-            DeclareOpen::KIND => Asked::Declare(*frame.read().expect("whole").0),
+            ReclaimComplete::KIND => {
+                self.complete.push(connection);
+                Asked::Complete
+            }
+            DeclareOpen::KIND => {
+                assert!(!self.complete.contains(&connection), "an open behind the last one");
+                Asked::Declare(*frame.read().expect("whole").0)
+            }
             SetIdentity::KIND => {
                 let (message, tail) = frame.read::<SetIdentity>().expect("whole");
                 let groups = message.groups(tail).expect("in bounds");
@@ -372,6 +381,7 @@ impl Cluster {
             match asked {
                 Asked::Hello(_)
                 | Asked::Register
+                | Asked::Complete
                 | Asked::Target(_)
                 | Asked::DataHello(_, _)
                 | Asked::Unregister(_) => {}

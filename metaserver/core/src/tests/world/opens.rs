@@ -40,6 +40,16 @@ impl World {
         self.run();
     }
 
+    /// The host has told all that it has open.
+    pub(in crate::tests) fn reclaim_complete(&mut self) {
+        let now = self.now();
+        let hosts = self.cores.iter_mut().zip(&mut self.sinks).zip(&self.indexes);
+        for ((core, sink), host) in hosts {
+            core.reclaim_complete(now, *host, sink);
+        }
+        self.run();
+    }
+
     /// The hosts of the last run have come back, or do not.
     pub(in crate::tests) fn end_reclaim(&mut self) {
         let now = self.now();
