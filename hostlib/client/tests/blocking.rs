@@ -15,8 +15,9 @@ use gannet_fabric::{Address, ConnectionId, Event, Events, Fabric};
 use gannet_proto::handshake::Hello;
 use gannet_proto::operations::{
     Attributes, CounterEntry, DirectoryEntry, DirectoryReply, EntryReply, HostHello, HostWelcome,
-    InodeRequest, IoReply, NameRequest, Read, RequestHeader, SetAttributes, StatFs, StatFsReply,
-    Stats, StatsReply, Write, file_type, inode_operation, name_flags, name_operation,
+    InodeRequest, IoReply, NameRequest, Read, ReclaimComplete, RequestHeader, SetAttributes,
+    StatFs, StatFsReply, Stats, StatsReply, Write, file_type, inode_operation, name_flags,
+    name_operation,
 };
 use gannet_proto::packet::{Frame, Frames, Message, PacketWriter};
 use gannet_proto::{Handle, Inode, ShardId, Status};
@@ -140,6 +141,8 @@ impl Server {
                 let entry = CounterEntry { value, name_bytes, ..CounterEntry::default() };
                 self.send(to, &reply, &[entry.as_bytes(), b"stats"]);
             }
+            // It starts once, so nobody of a run before comes back.
+            ReclaimComplete::KIND => {}
             kind => panic!("not expected: {kind:#x}"),
         }
     }
