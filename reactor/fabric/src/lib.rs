@@ -553,7 +553,8 @@ pub trait Fabric {
     ) -> Option<Slice>;
 
     /// Makes everything posted visible to the peers and wakes those that sleep: one doorbell per
-    /// connection. Call once per turn, after all posts.
+    /// connection. Call once per turn, after all posts: what a call completed at once, as a connection
+    /// to where nobody listens, keeps an armed caller awake from then on.
     fn flush(&mut self);
 
     /// Appends what happened since the last call. Bounded work; never blocks.

@@ -491,6 +491,9 @@ impl Fabric for ShmFabric {
 
     #[inline]
     fn flush(&mut self) {
+        if self.armed && !self.pending.is_empty() {
+            self.timer.set(Time::ZERO);
+        }
         if self.dirty.is_empty() {
             return;
         }

@@ -734,6 +734,9 @@ impl Fabric for TcpFabric {
             self.request_all();
             self.ring.submit();
         }
+        if self.armed && !self.pending.is_empty() {
+            self.timer.set(Time::ZERO);
+        }
     }
 
     #[inline]

@@ -473,6 +473,9 @@ impl Fabric for VerbsFabric {
         if !self.dirty.is_empty() {
             self.ring();
         }
+        if self.armed && !self.pending.is_empty() {
+            self.timer.set(Time::ZERO);
+        }
     }
 
     #[inline]

@@ -105,7 +105,7 @@ macro_rules! fabric_conformance {
             failures: every_transfer_completes_once, a_dead_peer_is_noticed,
                 a_dead_listener_is_replaced;
             sleeping: no_wake_up_is_lost, a_sleeper_without_credits_is_woken,
-                a_sleeper_learns_of_the_end;
+                a_sleeper_learns_of_the_end, what_is_over_at_once_keeps_awake;
             steady: steady_state_allocates_nothing, windows_in_steady_state_allocate_nothing;
         }
     };

@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use gannet_fabric::{ConnectionId, Fabric, PostError};
+use gannet_fabric::{Access, ConnectionId, DisconnectReason, Fabric, PostError};
+use gannet_runtime::memory::{Mapping, PAGE_BYTES};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Provider;
@@ -181,4 +182,47 @@ pub fn a_sleeper_learns_of_the_end(provider: &impl Provider) {
             },
         );
     }
+}
+
+/// What is done between the last poll before a sleep and the sleep may be over at once, and its event
+/// then wakes: a connection to where nobody listens, a registration, an end.
+pub fn what_is_over_at_once_keeps_awake(provider: &impl Provider) {
+    let mut end = End::new(provider.fabric());
+    let mut dialled = None;
+    sleep(&mut end, &mut |end: &mut End<_>| {
+        dialled = Some(end.fabric.connect(&provider.address()).expect("room for a connection"));
+        end.fabric.flush();
+        None::<()>
+    });
+    let dialled = dialled.expect("posted before the sleep");
+    let reason = sleep_until(&mut end, |end| end.ended(dialled));
+    assert_eq!(reason, DisconnectReason::Unreachable);
+
+    two_threads(
+        provider,
+        |mut end, id| {
+            let memory = Mapping::shareable(PAGE_BYTES).expect("memory");
+            let mut key = None;
+            sleep(&mut end, &mut |end: &mut End<_>| {
+                let made = end.fabric.register(id, &memory, Access::READ_WRITE);
+                key = Some(made.expect("room for a registration").key);
+                end.fabric.flush();
+                None::<()>
+            });
+            sleep_until(&mut end, |end| {
+                end.take(|_, note| {
+                    matches!(note, Note::Registered(found) if Some(*found) == key).then_some(())
+                })
+            });
+            sleep(&mut end, &mut |end: &mut End<_>| {
+                end.fabric.disconnect(id);
+                end.fabric.flush();
+                None::<()>
+            });
+            assert_eq!(sleep_until(&mut end, |end| end.ended(id)), DisconnectReason::Local);
+        },
+        |mut end, id| {
+            sleep_until(&mut end, |end| end.ended(id));
+        },
+    );
 }
