@@ -262,11 +262,14 @@ impl ExtentMap {
     }
 
     /// The extent that covers a block.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn covering(&self, file_block: u64) -> Option<Extent> {
-        match self.one() {
-            Some(one) => one.covers(file_block).then_some(one),
-            None => self.tree()?.covering(file_block),
+        match &self.0 {
+            Form::One(first, stored) => {
+                let one = stored.with(*first);
+                one.covers(file_block).then_some(one)
+            }
+            Form::Other(tree) => tree.as_deref()?.covering(file_block),
         }
     }
 
