@@ -256,6 +256,26 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes() {
+        // The checksums were computed outside this crate, from the layout in docs/disk-format.md.
+        let payload = [&3u32.to_le_bytes()[..], b"abc", &0u32.to_le_bytes()[..]].concat();
+        let (bytes, _) = frame(&payload, Position { number: 4, lsn: 10, crc32c: 99, term: 5 });
+        assert_eq!(bytes.len(), 4096);
+        assert_eq!(&bytes[..8], b"GNTFRAME");
+        assert_eq!(&bytes[8..24], &[3; 16]);
+        assert_eq!(
+            &bytes[24..48],
+            &[5, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(&bytes[48..60], &[2, 0, 0, 0, 11, 0, 0, 0, 99, 0, 0, 0]);
+        assert_eq!(&bytes[60..64], &0x0240b543_u32.to_le_bytes());
+        assert_eq!(&bytes[64..68], &0x35c5f44b_u32.to_le_bytes());
+        assert_eq!(&bytes[68..80], &[0; 12]);
+        assert_eq!(&bytes[80..91], b"\x03\0\0\0abc\0\0\0\0");
+        assert!(bytes[91..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
     fn frames_of_other_histories_do_not_fit() {
         let at = Position { number: 4, lsn: 10, crc32c: 99, term: 5 };
         let (bytes, _) = frame(b"", at);
